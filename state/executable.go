@@ -1,0 +1,94 @@
+package state
+
+// ExecutableResources is what a definition or template says about the
+// container of its runs. Memory and storage in MB, cpu in millicores.
+type ExecutableResources struct {
+	Image                      string
+	Memory                     *int64
+	CPU                        *int64
+	GPU                        *int64
+	EphemeralStorage           *int64
+	Env                        EnvList
+	Ports                      []int64
+	Tags                       []string
+	Privileged                 *bool
+	RequiresDocker             bool
+	AdaptiveResourceAllocation *bool
+}
+
+// Executable is what runs are made from: a definition or a template.
+type Executable interface {
+	GetExecutableID() *string
+	GetExecutableType() ExecutableType
+	GetExecutableResources() ExecutableResources
+}
+
+// ExecutionRequestCommon is what a client may ask of any run. nil means that
+// the client did not say. Memory and storage in MB, cpu in millicores,
+// deadlines in seconds.
+type ExecutionRequestCommon struct {
+	ClusterName           string
+	OwnerID               string
+	Env                   EnvList
+	Command               *string
+	Memory                *int64
+	CPU                   *int64
+	GPU                   *int64
+	EphemeralStorage      *int64
+	Engine                *string
+	NodeLifecycle         *string
+	ActiveDeadlineSeconds *int64
+	SparkExtension        *SparkExtension
+	Description           *string
+	// CommandHash is accepted and ignored: the service computes it from the
+	// final command (ara.md section 1).
+	CommandHash    *string
+	IdempotenceKey *string
+	Arch           *string
+	Labels         Labels
+	ServiceAccount *string
+	Tier           *string
+}
+
+// ExecutionRequest is a request to run an executable.
+type ExecutionRequest interface {
+	GetExecutionRequestCommon() *ExecutionRequestCommon
+	// GetExecutionRequestCustom is what only this kind of executable takes,
+	// nil where there is nothing.
+	GetExecutionRequestCustom() Object
+}
+
+// DefinitionExecutionRequest asks for a run of a definition.
+type DefinitionExecutionRequest struct {
+	*ExecutionRequestCommon
+}
+
+// GetExecutionRequestCommon implements ExecutionRequest.
+func (r *DefinitionExecutionRequest) GetExecutionRequestCommon() *ExecutionRequestCommon {
+	return r.ExecutionRequestCommon
+}
+
+// GetExecutionRequestCustom implements ExecutionRequest.
+func (r *DefinitionExecutionRequest) GetExecutionRequestCustom() Object { return nil }
+
+// TemplatePayloadKey is the member of execution_request_custom that holds the
+// payload of a template's run.
+const TemplatePayloadKey = "template_payload"
+
+// TemplateExecutionRequest asks for a run of a template.
+type TemplateExecutionRequest struct {
+	*ExecutionRequestCommon
+	TemplatePayload Object
+	// DryRun builds the run and answers it, and stores nothing.
+	DryRun bool
+}
+
+// GetExecutionRequestCommon implements ExecutionRequest.
+func (r *TemplateExecutionRequest) GetExecutionRequestCommon() *ExecutionRequestCommon {
+	return r.ExecutionRequestCommon
+}
+
+// GetExecutionRequestCustom implements ExecutionRequest.
+func (r *TemplateExecutionRequest) GetExecutionRequestCustom() Object {
+	return Object{TemplatePayloadKey: map[string]any(r.TemplatePayload)}
+}

@@ -1,0 +1,73 @@
+package state
+
+import "time"
+
+// Acceptance is what a cluster gave a run when it took it. Memory in MB (10^6
+// bytes), cpu in millicores.
+type Acceptance struct {
+	Memory, MemoryLimit int64
+	CPU, CPULimit       int64
+	// Node owns the run from now on where the cluster is local; empty
+	// elsewhere.
+	Node string
+	// InstanceID is set together with Node where the node starts the run at
+	// once, see Manager.CommitStart.
+	InstanceID    string
+	PodName       *string
+	Namespace     *string
+	ContainerName *string
+}
+
+// RunUpdate carries the columns that a change of a run sets; nil leaves a
+// column as it is.
+type RunUpdate struct {
+	StartedAt     *time.Time
+	FinishedAt    *time.Time
+	ExitCode      *int64
+	ExitReason    *string
+	StatusReason  *string
+	InstanceID    *string
+	InstanceDNS   *string
+	PodName       *string
+	Namespace     *string
+	MaxMemoryUsed *int64 // MB
+	MaxCPUUsed    *int64 // millicores
+	PodEvents     PodEvents
+}
+
+// ClaimRequest asks for queued runs of one cluster.
+type ClaimRequest struct {
+	Cluster string
+	// Worker is the claimant, unique to a process.
+	Worker string
+	// Lease is how long the claim holds.
+	Lease time.Duration
+	// Limit is the most runs to claim.
+	Limit int
+}
+
+// SelfReport is what a run says of itself (rest-api.md, "Self-reported
+// status"). nil means not said.
+type SelfReport struct {
+	Status        Status
+	ExitCode      *int64
+	ExitReason    *string
+	RunExceptions []string
+}
+
+// TaskResources is what ARA learnt of a command. Memory in MB, cpu in
+// millicores.
+type TaskResources struct {
+	Memory int64 `db:"memory"`
+	CPU    int64 `db:"cpu"`
+}
+
+// QueueDepth is what waits for one cluster.
+type QueueDepth struct {
+	Cluster string `db:"cluster_name"`
+	// Queued counts QUEUED runs; Active counts PENDING and RUNNING ones.
+	Queued int64 `db:"queued"`
+	Active int64 `db:"active"`
+	// OldestAge is the age in seconds of the oldest QUEUED run, 0 where none.
+	OldestAge float64 `db:"oldest_age"`
+}
