@@ -1,0 +1,232 @@
+package postgres
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// In the data folder.
+const (
+	homeDir      = "postgres"          // the database, unless locationFile says another place
+	passwordFile = "postgres.password" // the server's password, readable by us alone
+	locationFile = "postgres.location" // names the home that a data folder of root has elsewhere
+)
+
+// ClusterDir is the folder in a Server's Home that PostgreSQL itself calls its data directory.
+const ClusterDir = "pgdata"
+
+// Beside it in the home.
+const (
+	logFile    = "postgres.log"
+	initPrefix = "initdb-" // clusters in the making
+)
+
+// homeParent is where root's databases live. The server runs as another user, who can reach it there, and need not be
+// let into the data folder. /tmp would not outlive a restart of the machine.
+const homeParent = "/var/tmp"
+
+// layout says where the database of a data folder lives and who runs it.
+type layout struct {
+	dataDir string
+	home    string
+	owner   *owner // nil: we ourselves
+}
+
+// owner is the unprivileged user who runs the server when we are root: PostgreSQL refuses to run as root.
+type owner struct {
+	name     string
+	uid, gid uint32
+}
+
+func (l layout) cluster() string  { return filepath.Join(l.home, ClusterDir) }
+func (l layout) logPath() string  { return filepath.Join(l.home, logFile) }
+func (l layout) password() string { return filepath.Join(l.dataDir, passwordFile) }
+
+// newLayout resolves where the database of dataDir is and creates the folder for it. The data folder must exist.
+func newLayout(dataDir, ownerName string) (layout, error) {
+	l := layout{dataDir: dataDir, home: filepath.Join(dataDir, homeDir)}
+	if os.Geteuid() != 0 {
+		return l, makeHome(l.home, 0o700)
+	}
+	inside, err := ownerOf(l.cluster())
+	if err != nil {
+		return layout{}, err
+	}
+	if inside != nil { // made before by a user; root goes on as that user
+		l.owner = inside
+		return l, nil
+	}
+	if l.home, err = homeOfRoot(dataDir); err != nil {
+		return layout{}, err
+	}
+	if err := makeHome(l.home, 0o711); err != nil {
+		return layout{}, err
+	}
+	l.owner, err = ownerOf(l.cluster()) // as at the first start, whoever has been installed since
+	if err == nil && l.owner == nil {
+		l.owner, err = systemUser(ownerName)
+	}
+	return l, err
+}
+
+// HomeOf is where the database of a data folder is, or will be when it is made. The data folder must exist.
+func HomeOf(dataDir string) (string, error) {
+	dataDir, err := realFolder(dataDir)
+	if err != nil {
+		return "", err
+	}
+	if os.Geteuid() != 0 {
+		return filepath.Join(dataDir, homeDir), nil
+	}
+	home, _, err := elsewhere(dataDir)
+	return home, err
+}
+
+// elsewhere is the home of a data folder of root, and whether that is recorded in the data folder.
+func elsewhere(dataDir string) (home string, isRecorded bool, err error) {
+	record := filepath.Join(dataDir, locationFile)
+	recorded, err := os.ReadFile(record)
+	if errors.Is(err, fs.ErrNotExist) {
+		sum := sha256.Sum256([]byte(dataDir))
+		return filepath.Join(homeParent, "flotilla-"+hex.EncodeToString(sum[:8])), false, nil
+	}
+	if err != nil {
+		return "", false, fmt.Errorf("reading where the database is: %w", err)
+	}
+	if home = strings.TrimSpace(string(recorded)); !filepath.IsAbs(home) {
+		return "", false, fmt.Errorf("%s does not hold an absolute path: %q", record, home)
+	}
+	return home, true, nil
+}
+
+// homeOfRoot is elsewhere, recorded from now on, so that it stays the same when the data folder moves.
+func homeOfRoot(dataDir string) (string, error) {
+	home, isRecorded, err := elsewhere(dataDir)
+	if err != nil || isRecorded {
+		return home, err
+	}
+	if err := writeWhole(filepath.Join(dataDir, locationFile), home+"\n"); err != nil {
+		return "", fmt.Errorf("recording where the database is: %w", err)
+	}
+	return home, nil
+}
+
+// makeHome creates the home. One that exists must be a real folder of ours: in a folder that everybody may write to,
+// somebody else can have made it first.
+func makeHome(home string, mode fs.FileMode) error {
+	if err := os.Mkdir(home, mode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("creating the database folder: %w", err)
+	}
+	info, err := os.Lstat(home)
+	if err != nil {
+		return fmt.Errorf("looking at the database folder: %w", err)
+	}
+	if !info.IsDir() || int(uidOf(info)) != os.Geteuid() {
+		return fmt.Errorf("the database folder %s is not a folder of this user: remove it or choose another --data-dir", home)
+	}
+	if err := os.Chmod(home, mode); err != nil { // the umask may have narrowed it
+		return fmt.Errorf("opening up the database folder: %w", err)
+	}
+	return nil
+}
+
+// ownerOf tells who owns a cluster: nil when there is none.
+func ownerOf(cluster string) (*owner, error) {
+	info, err := os.Lstat(cluster)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("looking for the database: %w", err)
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || stat.Uid == 0 {
+		return nil, fmt.Errorf("the database %s belongs to root, who cannot run PostgreSQL: give it to another user", cluster)
+	}
+	found := &owner{name: strconv.Itoa(int(stat.Uid)), uid: stat.Uid, gid: stat.Gid}
+	if known, err := user.LookupId(found.name); err == nil {
+		found.name = known.Username
+	}
+	return found, nil
+}
+
+func uidOf(info fs.FileInfo) uint32 {
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		return stat.Uid
+	}
+	return ^uint32(0)
+}
+
+// systemUser is the configured user, else the one PostgreSQL's packages create, else the one every system has.
+func systemUser(configured string) (*owner, error) {
+	names := []string{"postgres", "nobody"}
+	if configured != "" {
+		names = []string{configured}
+	}
+	for _, name := range names {
+		known, err := user.Lookup(name)
+		if err != nil {
+			continue
+		}
+		uid, uidErr := strconv.ParseUint(known.Uid, 10, 32)
+		gid, gidErr := strconv.ParseUint(known.Gid, 10, 32)
+		if uidErr == nil && gidErr == nil && uid != 0 {
+			return &owner{name: name, uid: uint32(uid), gid: uint32(gid)}, nil
+		}
+	}
+	return nil, fmt.Errorf("root cannot run PostgreSQL, and no unprivileged user %s exists to run it: create one",
+		strings.Join(names, " or "))
+}
+
+// give hands a file or folder to the user who runs the server.
+func (l layout) give(path string) error {
+	if l.owner == nil {
+		return nil
+	}
+	return os.Lchown(path, int(l.owner.uid), int(l.owner.gid))
+}
+
+// readPassword returns the server's password, made at the first start. A cluster whose password is gone cannot be used.
+func (l layout) readPassword(clusterExists bool) (string, error) {
+	held, err := os.ReadFile(l.password())
+	switch {
+	case err == nil && len(held) > 0:
+		return strings.TrimSpace(string(held)), nil
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return "", fmt.Errorf("reading the database password: %w", err)
+	case clusterExists:
+		return "", fmt.Errorf("the password file %s is gone: put it back, or remove %s to begin with an empty database",
+			l.password(), l.home)
+	}
+	password := rand.Text()
+	if err := writeWhole(l.password(), password+"\n"); err != nil {
+		return "", fmt.Errorf("keeping the database password: %w", err)
+	}
+	return password, nil
+}
+
+// writeWhole writes a small private file so that it is there in full or not at all, however we end.
+func writeWhole(path, content string) error {
+	file, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString(content)
+	if err == nil {
+		err = file.Sync()
+	}
+	if err := errors.Join(err, file.Close()); err != nil {
+		return errors.Join(err, os.Remove(file.Name()))
+	}
+	return os.Rename(file.Name(), path)
+}
