@@ -23,8 +23,8 @@ func knownPrefixes() []string {
 	return []string{"emr_", "queue_", "redis_", "eks_log_driver_options_awslogs-"}
 }
 
-// checkKeys warns of keys of the file that mean nothing here, and refuses a group where a value belongs and a value
-// where a group belongs: both would silently leave defaults in force.
+// checkKeys warns of keys of the file that mean nothing here, and refuses a value where a group belongs: it would
+// silently leave the defaults of the whole group in force.
 func checkKeys(v *viper.Viper) ([]Warning, error) {
 	known := Keys()
 	var warnings []Warning
@@ -33,9 +33,6 @@ func checkKeys(v *viper.Viper) ([]Warning, error) {
 	for _, key := range keys {
 		if slices.Contains(known, key) || isAccepted(key) {
 			continue
-		}
-		if parent, ok := knownParent(key, known); ok {
-			return nil, &ValueError{Key: parent, Held: "a mapping", Allowed: allowedFor(parent)}
 		}
 		if child, ok := knownChild(key, known); ok {
 			if v.Get(key) == nil {
@@ -57,28 +54,10 @@ func isAccepted(key string) bool {
 	})
 }
 
-func knownParent(key string, known []string) (string, bool) {
-	i := slices.IndexFunc(known, func(k string) bool { return strings.HasPrefix(key, k+".") })
-	if i < 0 {
-		return "", false
-	}
-	return known[i], true
-}
-
 func knownChild(key string, known []string) (string, bool) {
 	i := slices.IndexFunc(known, func(k string) bool { return strings.HasPrefix(k, key+".") })
 	if i < 0 {
 		return "", false
 	}
 	return strings.TrimPrefix(known[i], key+"."), true
-}
-
-func allowedFor(key string) string {
-	var c Config
-	for _, f := range fields(&c) {
-		if f.key == key {
-			return f.allowed()
-		}
-	}
-	return "a whole number"
 }

@@ -28,7 +28,7 @@ func Load(dir string, environ []string) (Config, []Warning, error) {
 	}
 	env := parseEnviron(environ)
 	if err := apply(&c, v, env); err != nil {
-		return Config{}, nil, err
+		return Config{}, nil, withSource(err, env)
 	}
 	c.EKS.Kubeconfig = env["KUBECONFIG"]
 	c.Tracing = tracing(env)
@@ -37,7 +37,7 @@ func Load(dir string, environ []string) (Config, []Warning, error) {
 		return Config{}, nil, err
 	}
 	if err := c.Validate(); err != nil {
-		return Config{}, nil, err
+		return Config{}, nil, withSource(err, env)
 	}
 	return c, warnings, nil
 }
@@ -81,21 +81,19 @@ func EnvName(key string) string {
 }
 
 // lookup finds what a key was given, the environment first.
-func lookup(key string, v *viper.Viper, env map[string]string) (raw any, source string, ok bool) {
+func lookup(key string, v *viper.Viper, env map[string]string) (raw any, ok bool) {
 	if text, isSet := env[EnvName(key)]; isSet {
-		return text, "environment variable " + EnvName(key), true
+		return text, true
 	}
-	if raw = v.Get(key); raw != nil {
-		return raw, "", true
-	}
-	return nil, "", false
+	raw = v.Get(key)
+	return raw, raw != nil
 }
 
 func apply(c *Config, v *viper.Viper, env map[string]string) error {
 	for _, f := range fields(c) {
-		if raw, source, ok := lookup(f.key, v, env); ok {
+		if raw, ok := lookup(f.key, v, env); ok {
 			if err := f.set(raw); err != nil {
-				return fromSource(err, source)
+				return err
 			}
 		}
 	}
@@ -107,10 +105,11 @@ func apply(c *Config, v *viper.Viper, env map[string]string) error {
 	return nil
 }
 
-func fromSource(err error, source string) error {
+// withSource has the error name the environment variable that the value came from, where it came from one.
+func withSource(err error, env map[string]string) error {
 	var ve *ValueError
-	if errors.As(err, &ve) {
-		ve.Source = source
+	if errors.As(err, &ve) && ve.Source == "" && env[EnvName(ve.Key)] != "" {
+		ve.Source = "environment variable " + EnvName(ve.Key)
 	}
 	return err
 }

@@ -77,5 +77,6 @@ func lookupWorkerCount(key string, v *viper.Viper, env map[string]string) (raw a
 	if text, isSet := env[name]; isSet {
 		return text, "environment variable " + name, true
 	}
-	return lookup(key, v, env)
+	raw, ok = lookup(key, v, env)
+	return raw, "", ok
 }
