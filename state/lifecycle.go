@@ -71,3 +71,14 @@ type QueueDepth struct {
 	// OldestAge is the age in seconds of the oldest QUEUED run, 0 where none.
 	OldestAge float64 `db:"oldest_age"`
 }
+
+// RetryPolicy bounds the attempts at a run after infrastructure failures.
+type RetryPolicy struct {
+	// MaxAttempts counts the first one.
+	MaxAttempts int
+	// BaseDelay is the wait before the second attempt; it doubles with each
+	// further one, up to MaxDelay.
+	BaseDelay, MaxDelay time.Duration
+	// Limit is the most runs to look at.
+	Limit int
+}

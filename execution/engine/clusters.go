@@ -45,6 +45,7 @@ type Clusters struct {
 	mu      sync.Mutex
 	listed  []state.Cluster
 	readAt  time.Time // zero: never read, or no longer valid
+	changes int       // counts Invalidate
 	engines map[string]*opened
 }
 
@@ -78,7 +79,7 @@ func NewClusters(cfg ClustersConfig) (*Clusters, error) {
 // machine is cannot be changed by a row.
 func (c *Clusters) List(ctx context.Context) ([]state.Cluster, error) {
 	c.mu.Lock()
-	listed, readAt := c.listed, c.readAt
+	listed, readAt, changes := c.listed, c.readAt, c.changes
 	c.mu.Unlock()
 	if !readAt.IsZero() && c.cfg.Clock().Sub(readAt) < c.cfg.Refresh {
 		return slices.Clone(listed), nil
@@ -91,7 +92,10 @@ func (c *Clusters) List(ctx context.Context) ([]state.Cluster, error) {
 	merged := mergeClusters(c.cfg.Configured, rows)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.listed, c.readAt = merged, asked
+	c.listed = merged
+	if c.changes == changes { // else what was read may be older than the change
+		c.readAt = asked
+	}
 	return slices.Clone(merged), nil
 }
 
@@ -101,6 +105,7 @@ func (c *Clusters) Invalidate() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.readAt = time.Time{}
+	c.changes++
 }
 
 // Run keeps the list fresh until ctx ends, so that nobody who asks has to
