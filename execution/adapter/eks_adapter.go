@@ -79,13 +79,10 @@ func (a *Adapter) Resources(ctx context.Context, executable state.Executable, ru
 func (a *Adapter) adaptiveResources(ctx context.Context, executable state.Executable, run state.Run) (Resources, error) {
 	d := decision{standard: defaultSize(executable, run), gpu: gpus(executable, run)}
 	d.wanted = d.standard
-	first := a.sized.add(run.RunID)
 	switch {
 	case !a.applies(executable, d.gpu):
 	case run.CommandHash == nil || *run.CommandHash == "":
-		if first {
-			a.reportNullHash(ctx, executable, run)
-		}
+		d.nullHash = true
 	default:
 		learnt, err := a.learnt(ctx, executable, run)
 		if err != nil {
@@ -94,7 +91,7 @@ func (a *Adapter) adaptiveResources(ctx context.Context, executable state.Execut
 		d.wanted = d.standard.atLeast(learnt)
 	}
 	d.final = a.boundsFor(d.gpu).apply(d.wanted)
-	if first {
+	if a.sized.add(run.RunID) {
 		a.report(ctx, executable, run, d)
 	}
 	return Resources{

@@ -21,6 +21,9 @@ func (a *Adapter) reportNullHash(ctx context.Context, executable state.Executabl
 
 // report measures and logs the size of a run, once for each run.
 func (a *Adapter) report(ctx context.Context, executable state.Executable, run state.Run, d decision) {
+	if d.nullHash {
+		a.reportNullHash(ctx, executable, run)
+	}
 	tags := runTags(run)
 	a.metrics.Distribution(metrics.EngineEKSARAFinalMemoryMB, tags, float64(d.final.memory))
 	a.metrics.Distribution(metrics.EngineEKSARAFinalCPUMillicores, tags, float64(d.final.cpu))

@@ -33,16 +33,18 @@ type decision struct {
 	wanted   size // the default, or more where history says so
 	final    size // what the bounds left of it, rounded
 	gpu      int64
+	nullHash bool // history would have counted, but there is no command
 }
 
 func (d decision) adjusted() bool { return d.wanted != d.standard }
 
-// defaultSize is what the run asked for, else what its executable says, else the fallback.
+// defaultSize is what the run asked for, else what its executable says, else the fallback. Rows of the program before
+// this one hold what was asked for in memory and cpu alone.
 func defaultSize(executable state.Executable, run state.Run) size {
 	resources := executable.GetExecutableResources()
 	s := size{
-		memory: firstPositive(run.RequestedMemory, resources.Memory, new(int64(fallbackMemory))),
-		cpu:    firstPositive(run.RequestedCPU, resources.CPU, new(int64(fallbackCPU))),
+		memory: firstPositive(run.RequestedMemory, run.Memory, resources.Memory, new(int64(fallbackMemory))),
+		cpu:    firstPositive(run.RequestedCPU, run.CPU, resources.CPU, new(int64(fallbackCPU))),
 	}
 	if s.memory >= proportionalFrom && s.memory < proportionalBelow && gpus(executable, run) == 0 {
 		s.cpu = max(s.cpu, s.memory/memoryPerCPU)
