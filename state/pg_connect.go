@@ -1,0 +1,87 @@
+package state
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+)
+
+// connectTimeout bounds one attempt to connect where the URL gives no bound.
+const connectTimeout = 10 * time.Second
+
+// idleTime is how long an unused connection is kept.
+const idleTime = 5 * time.Minute
+
+// applicationName is what Flotilla's sessions are called in pg_stat_activity.
+const applicationName = "flotilla-os"
+
+// sessionSettings are set on every new connection. Times are read and written
+// in UTC. The just-in-time compiler is off because it takes longer to compile
+// the wide list queries than they take to run. They are not start parameters
+// because a session pooler refuses those that it does not know.
+const sessionSettings = `SET TIME ZONE 'UTC'; SET jit = off`
+
+// openPool makes a pool for url. It does not connect.
+func openPool(url string, cfg ManagerConfig) (*sqlx.DB, error) {
+	c, err := newConnector(url)
+	if err != nil {
+		return nil, err
+	}
+	db := sql.OpenDB(c)
+	maxOpen, maxIdle := cfg.MaxOpen, cfg.MaxIdle
+	if maxOpen == 0 {
+		maxOpen = defaultMaxOpen
+	}
+	if maxIdle == 0 {
+		maxIdle = defaultMaxIdle
+	}
+	db.SetMaxOpenConns(maxOpen)
+	db.SetMaxIdleConns(min(maxIdle, maxOpen))
+	db.SetConnMaxIdleTime(idleTime)
+	return sqlx.NewDb(db, "postgres"), nil
+}
+
+// connector opens sessions that have sessionSettings.
+type connector struct{ *pq.Connector }
+
+var _ driver.Connector = connector{}
+
+func newConnector(url string) (connector, error) {
+	if url == "" {
+		return connector{}, errors.New("empty, where a connection string is needed")
+	}
+	cfg, err := pq.NewConfig(url)
+	if err != nil {
+		// The driver's message may hold the password.
+		return connector{}, errors.New("not a connection string (postgres://user:password@host:5432/database)")
+	}
+	// One round trip for a query with arguments, where the driver otherwise
+	// takes two: one to prepare it and one to run it.
+	cfg.BinaryParameters = true
+	if cfg.ConnectTimeout == 0 {
+		cfg.ConnectTimeout = connectTimeout
+	}
+	cfg.FallbackApplicationName = applicationName
+	inner, err := pq.NewConnectorConfig(cfg)
+	if err != nil {
+		return connector{}, err
+	}
+	return connector{inner}, nil
+}
+
+// Connect implements driver.Connector.
+func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.(driver.ExecerContext).ExecContext(ctx, sessionSettings, nil); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return conn, nil
+}

@@ -1,0 +1,67 @@
+package state
+
+// runColumns are the columns of table task that make a Run, in the order of
+// its fields; the one list of them. They are qualified, so that they stand in
+// SELECT … FROM task as well as in UPDATE task … FROM … RETURNING. sqlx scans
+// them by their names.
+//
+// A NULL becomes a value only where the field cannot hold NULL because the
+// REST resource always has it, or omits it when empty.
+const runColumns = `
+	task.run_id,
+	COALESCE(task.definition_id, '') AS definition_id,
+	COALESCE(task.alias, '') AS alias,
+	COALESCE(task.image, '') AS image,
+	COALESCE(task.cluster_name, '') AS cluster_name,
+	task.exit_code,
+	task.exit_reason,
+	COALESCE(task.status, '') AS status,
+	task.status_reason,
+	task.queued_at,
+	task.started_at,
+	task.finished_at,
+	COALESCE(task.instance_id, '') AS instance_id,
+	COALESCE(task.instance_dns_name, '') AS instance_dns_name,
+	COALESCE(task.group_name, '') AS group_name,
+	COALESCE(task."user", '') AS "user",
+	COALESCE(task.task_type, '') AS task_type,
+	task.env,
+	task.command,
+	task.command_hash,
+	task.memory,
+	task.memory_limit,
+	task.cpu,
+	task.cpu_limit,
+	task.gpu,
+	task.engine,
+	task.node_lifecycle,
+	task.ephemeral_storage,
+	task.container_name,
+	task.pod_name,
+	task.namespace,
+	task.max_memory_used,
+	task.max_cpu_used,
+	task.pod_events,
+	task.cloudtrail_notifications,
+	task.executable_id,
+	COALESCE(task.executable_type, 'task_definition') AS executable_type,
+	task.execution_request_custom,
+	task.attempt_count,
+	task.spawned_runs,
+	task.run_exceptions,
+	task.active_deadline_seconds,
+	task.spark_extension,
+	task.metrics_uri,
+	-- A run that was given no description is described by its alias.
+	COALESCE(task.description, task.alias, '') AS description,
+	task.idempotence_key,
+	task.arch,
+	task.labels,
+	COALESCE(task.requires_docker, false) AS requires_docker,
+	task.service_account,
+	COALESCE(task.tier, 'Tier4') AS tier,
+	task.requested_memory,
+	task.requested_cpu,
+	task.claimed_by,
+	task.claimed_until,
+	task.next_attempt_at`
