@@ -185,9 +185,11 @@ func (s *Server) ensureDatabase(ctx context.Context) error {
 	return nil
 }
 
-// maintain runs fn with a connection to the database that every cluster has.
+// maintain runs fn with a connection to the database that every cluster has. A program that takes the connection and
+// says nothing does not hold us up: the driver heeds no context while it connects.
 func (s *Server) maintain(fn func(*sql.DB) error) error {
-	db, err := sql.Open("postgres", s.DatabaseURL("postgres"))
+	timeout := fmt.Sprintf("&connect_timeout=%d", int(probeTimeout.Seconds()))
+	db, err := sql.Open("postgres", s.DatabaseURL("postgres")+timeout)
 	if err != nil {
 		return err
 	}

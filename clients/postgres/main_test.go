@@ -1,0 +1,136 @@
+package postgres
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+// asProgram makes this test binary run startAndWait on the named data folder instead of the tests.
+const asProgram = "FLOTILLA_TEST_START_IN"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(asProgram); dir != "" {
+		startAndWait(dir)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// startAndWait is a program that has a private server, says so, and runs until it is killed.
+func startAndWait(dir string) {
+	server, err := Start(context.Background(), ServerConfig{DataDir: dir, NoSync: true})
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println("ready", server.PID())
+	select {}
+}
+
+// program is a second process with a server of its own.
+type program struct {
+	cmd    *exec.Cmd
+	server int // process id
+}
+
+func startProgram(t *testing.T, dir string) *program {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), asProgram+"="+dir)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	p := &program{cmd: cmd}
+	t.Cleanup(p.kill)
+	_, err = fmt.Fscanf(out, "ready %d\n", &p.server)
+	require.NoError(t, err, "the program did not start its server")
+	return p
+}
+
+func (p *program) kill() {
+	_ = p.cmd.Process.Kill() // it may have been killed before
+	_ = p.cmd.Wait()
+}
+
+// dataDir is a folder for one test that goes with all that was made for it elsewhere.
+func dataDir(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	require.NoError(t, err)
+	home, err := HomeOf(dir)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(home)) })
+	return dir
+}
+
+func config(dir string) ServerConfig { return ServerConfig{DataDir: dir, NoSync: true} }
+
+// start starts a server that ends with the test.
+func start(t *testing.T, cfg ServerConfig) *Server {
+	t.Helper()
+	server, err := Start(testContext(t), cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { stop(t, server) })
+	return server
+}
+
+func stop(t *testing.T, server *Server) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	require.NoError(t, server.Stop(ctx))
+}
+
+func testContext(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// query runs one statement and returns the one value it answers.
+func query(t *testing.T, url, statement string) string {
+	t.Helper()
+	db, err := sql.Open("postgres", url)
+	require.NoError(t, err)
+	defer db.Close()
+	var answer string
+	err = db.QueryRow(statement).Scan(&answer)
+	if !errors.Is(err, sql.ErrNoRows) {
+		require.NoError(t, err)
+	}
+	return answer
+}
+
+// serverProcesses are the ids of the living processes that serve a cluster.
+func serverProcesses(t *testing.T, l layout) []string {
+	t.Helper()
+	found, err := filepath.Glob("/proc/[0-9]*/cwd")
+	require.NoError(t, err)
+	var pids []string
+	for _, link := range found {
+		if dir, err := os.Readlink(link); err == nil && strings.HasPrefix(dir, l.cluster()) {
+			pids = append(pids, filepath.Base(filepath.Dir(link)))
+		}
+	}
+	return pids
+}
+
+func requireEnded(t *testing.T, done <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-done:
+	case <-time.After(30 * time.Second):
+		t.Fatal("the server's end was not noticed")
+	}
+}
