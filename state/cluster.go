@@ -1,6 +1,7 @@
 package state
 
 import (
+	"encoding/json"
 	"time"
 
 	"github.com/lib/pq"
@@ -47,6 +48,19 @@ type Cluster struct {
 	EMRVirtualCluster string         `db:"emr_virtual_cluster" json:"emr_virtual_cluster"`
 	SparkServerURI    string         `db:"spark_server_uri" json:"spark_server_uri"`
 	Driver            Driver         `db:"driver" json:"-"`
+}
+
+// MarshalJSON writes the REST resource "Cluster".
+func (c Cluster) MarshalJSON() ([]byte, error) {
+	type fields Cluster
+	if c.AllowedTiers == nil {
+		c.AllowedTiers = pq.StringArray{}
+	}
+	if c.Capabilities == nil {
+		c.Capabilities = pq.StringArray{}
+	}
+	c.StatusSince, c.UpdatedAt = utc(c.StatusSince), utc(c.UpdatedAt)
+	return json.Marshal(fields(c))
 }
 
 // ClusterUpdate changes a cluster; nil fields stay as they are.

@@ -31,6 +31,7 @@ func (d Definition) MarshalJSON() ([]byte, error) {
 	if d.Env == nil {
 		d.Env = EnvList{}
 	}
+	d.Command, d.TargetCluster = filled(d.Command), filled(d.TargetCluster)
 	return json.Marshal(fields(d))
 }
 

@@ -31,7 +31,7 @@ func (l Labels) Value() (driver.Value, error) { return valueJSON(map[string]stri
 type Object map[string]any
 
 // Scan implements sql.Scanner.
-func (o *Object) Scan(src any) error { return scanJSON((*map[string]any)(o), src) }
+func (o *Object) Scan(src any) error { return scanJSON(o, src) }
 
 // Value implements driver.Valuer.
 func (o Object) Value() (driver.Value, error) { return valueJSON(map[string]any(o)) }

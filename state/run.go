@@ -165,6 +165,13 @@ func (r Run) MarshalJSON() ([]byte, error) {
 	if r.PodEvents == nil {
 		r.PodEvents = PodEvents{}
 	}
+	r.QueuedAt, r.StartedAt, r.FinishedAt = utc(r.QueuedAt), utc(r.StartedAt), utc(r.FinishedAt)
+	for _, text := range []**string{
+		&r.ExitReason, &r.StatusReason, &r.Command, &r.CommandHash, &r.NodeLifecycle, &r.PodName, &r.Namespace,
+		&r.ExecutableID, &r.MetricsURI, &r.IdempotenceKey, &r.Arch, &r.ServiceAccount,
+	} {
+		*text = filled(*text)
+	}
 	spark := r.SparkExtension.shown(r)
 	return json.Marshal(struct {
 		fields
@@ -180,6 +187,13 @@ type PodEvent struct {
 	Reason       string     `json:"reason"`
 	SourceObject string     `json:"source_object"`
 	Message      string     `json:"message"`
+}
+
+// MarshalJSON writes the time in UTC.
+func (e PodEvent) MarshalJSON() ([]byte, error) {
+	type fields PodEvent
+	e.Timestamp = utc(e.Timestamp)
+	return json.Marshal(fields(e))
 }
 
 // PodEvents are the events of a run's pods, oldest first.

@@ -1,0 +1,62 @@
+package state
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestResourcesAlwaysHaveTheirFixedMembersAndNoEmptyOnes(t *testing.T) {
+	t.Parallel()
+	moscow := time.Date(2026, 1, 2, 3, 4, 5, 600_000_000, time.FixedZone("", 3*60*60))
+	empty := new("")
+	for name, c := range map[string]struct {
+		resource any
+		want     string
+	}{
+		"an empty run": {Run{}, `{"run_id":"","definition_id":"","alias":"","image":"","cluster":"","status":"",
+			"group_name":"","description":"","env":[],"instance":{"instance_id":"","dns_name":""},"pod_events":[],
+			"cloudtrail_notifications":{"Records":null},"spark_extension":{}}`},
+		"a run with empty texts and times of another zone": {
+			Run{Command: empty, ExitReason: empty, QueuedAt: &moscow, ExitCode: new(int64(0)), PodEvents: PodEvents{{Timestamp: &moscow}}},
+			`{"run_id":"","definition_id":"","alias":"","image":"","cluster":"","status":"","exit_code":0,
+			"queued_at":"2026-01-02T00:04:05.6Z","group_name":"","description":"","env":[],
+			"instance":{"instance_id":"","dns_name":""},"pod_events":[{"timestamp":"2026-01-02T00:04:05.6Z",
+			"event_type":"","reason":"","source_object":"","message":""}],
+			"cloudtrail_notifications":{"Records":null},"spark_extension":{}}`,
+		},
+		"an empty definition": {Definition{Command: empty}, `{"definition_id":"","alias":"","image":"","env":[]}`},
+		"an empty cluster": {Cluster{StatusSince: &moscow}, `{"id":"","name":"","cluster_version":"","status":"",
+			"status_reason":"","status_since":"2026-01-02T00:04:05.6Z","allowed_tiers":[],"capabilities":[],
+			"updated_at":null,"namespace":"","region":"","emr_virtual_cluster":"","spark_server_uri":""}`},
+		"an empty template": {Template{}, `{"template_id":"","template_name":"","version":0,"schema":{},
+			"command_template":"","defaults":{},"avatar_uri":"","image":"","env":[]}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			raw, err := json.Marshal(c.resource)
+			require.NoError(t, err)
+			assert.JSONEq(t, c.want, string(raw))
+		})
+	}
+}
+
+func TestObjectsKeepWholeNumbersWhole(t *testing.T) {
+	t.Parallel()
+	var o Object
+	require.NoError(t, o.Scan([]byte(`{"n": 1000000, "big": 9007199254740993, "half": 0.5, "in": [{"n": -1}], "huge": 18446744073709551616}`)))
+	assert.Equal(t, Object{
+		"n": int64(1000000), "big": int64(9007199254740993), "half": 0.5,
+		"in": []any{map[string]any{"n": int64(-1)}}, "huge": 18446744073709551616.0,
+	}, o)
+	require.NoError(t, o.Scan(nil))
+	assert.Nil(t, o)
+	require.NoError(t, o.Scan([]byte(`null`)))
+	assert.Nil(t, o)
+	for _, wrong := range []string{`[]`, `"x"`, `{"n": 1e999}`} {
+		assert.Error(t, json.Unmarshal([]byte(wrong), &o), wrong)
+	}
+}
