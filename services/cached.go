@@ -1,0 +1,82 @@
+package services
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+)
+
+// Submitting a run reads caches of this age at most (architecture.md, "Choices
+// made").
+const cacheAge = 10 * time.Second
+
+// fetchTimeout bounds the read behind a cache, which outlives the request that
+// happened to start it.
+const fetchTimeout = 10 * time.Second
+
+// cached keeps a value for a while. However many ask at once, one fetches.
+type cached[T any] struct {
+	fetch func(ctx context.Context) (T, error)
+	clock func() time.Time
+	group singleflight.Group
+
+	mu    sync.Mutex
+	value T
+	at    time.Time
+	held  bool
+	// generation counts drops, so that a fetch that began before one does not
+	// bring back what was dropped.
+	generation int
+}
+
+// get is the value, at most maxAge old.
+func (c *cached[T]) get(ctx context.Context, maxAge time.Duration) (T, error) {
+	c.mu.Lock()
+	value, fresh := c.value, c.held && c.clock().Sub(c.at) < maxAge
+	c.mu.Unlock()
+	if fresh {
+		return value, nil
+	}
+	done := c.group.DoChan("", func() (any, error) { return c.refresh(context.WithoutCancel(ctx)) })
+	select {
+	case r := <-done:
+		if r.Err != nil {
+			var zero T
+			return zero, r.Err
+		}
+		return r.Val.(T), nil
+	case <-ctx.Done():
+		var zero T
+		return zero, ctx.Err()
+	}
+}
+
+func (c *cached[T]) refresh(ctx context.Context) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	c.mu.Lock()
+	generation := c.generation
+	c.mu.Unlock()
+	at := c.clock()
+	value, err := c.fetch(ctx)
+	if err != nil {
+		return value, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.generation == generation {
+		c.value, c.at, c.held = value, at, true
+	}
+	return value, nil
+}
+
+// drop makes the next get fetch.
+func (c *cached[T]) drop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.held = false
+	c.generation++
+	c.group.Forget("")
+}

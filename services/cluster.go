@@ -1,0 +1,234 @@
+package services
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/stitchfix/flotilla-os/state"
+)
+
+// ClusterStore is what clusters need of the database: the rows only.
+type ClusterStore interface {
+	ListClusters(ctx context.Context) ([]state.Cluster, error)
+	GetCluster(ctx context.Context, id string) (state.Cluster, error)
+	CreateCluster(ctx context.Context, c state.Cluster) error
+	UpdateCluster(ctx context.Context, id string, u state.ClusterUpdate) error
+	DeleteCluster(ctx context.Context, id string) error
+}
+
+// ClusterConfig is what a ClusterService needs.
+type ClusterConfig struct {
+	Store ClusterStore
+	// Configured are the clusters that the configuration names, and that of
+	// the local driver. They cannot be changed through the service.
+	Configured []state.Cluster
+	Logger     *slog.Logger
+	Clock      func() time.Time
+}
+
+// ClusterService keeps the clusters (rest-api.md, Cluster).
+type ClusterService struct {
+	c     ClusterConfig
+	known *cached[[]state.Cluster]
+}
+
+// NewClusterService makes the service.
+func NewClusterService(c ClusterConfig) (*ClusterService, error) {
+	if c.Store == nil || c.Logger == nil || c.Clock == nil {
+		return nil, errors.New("services: clusters need a store, a logger and a clock")
+	}
+	configured := slices.Clone(c.Configured)
+	for i := range configured {
+		configured[i].ID = state.ConfigClusterPrefix + configured[i].Name
+		if configured[i].Status == "" {
+			configured[i].Status = state.ClusterActive
+		}
+	}
+	c.Configured = configured
+	s := &ClusterService{c: c}
+	s.known = &cached[[]state.Cluster]{fetch: s.List, clock: c.Clock}
+	return s, nil
+}
+
+// List is every cluster: those of the configuration that have no row of their
+// own, then the rows by id. A row says more (status, tiers), so it counts.
+func (s *ClusterService) List(ctx context.Context) ([]state.Cluster, error) {
+	rows, err := s.c.Store.ListClusters(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := []state.Cluster{}
+	for _, c := range s.c.Configured {
+		if !slices.ContainsFunc(rows, func(row state.Cluster) bool { return row.Name == c.Name }) {
+			all = append(all, c)
+		}
+	}
+	return append(all, rows...), nil
+}
+
+// Get is one cluster; state.MissingResource where there is none, and for an id
+// that is no number.
+func (s *ClusterService) Get(ctx context.Context, id string) (state.Cluster, error) {
+	if c, ok := s.configured(id); ok {
+		return c, nil
+	}
+	if err := checkClusterID(id); err != nil {
+		return state.Cluster{}, err
+	}
+	return s.c.Store.GetCluster(ctx, id)
+}
+
+// Create stores a cluster. Errors: state.MalformedInput,
+// state.ConflictingResource where the name is taken.
+func (s *ClusterService) Create(ctx context.Context, c state.Cluster) error {
+	var f faults
+	if missing := missingOf(named{"name", c.Name == ""}, named{"region", c.Region == ""}); missing != "" {
+		f.addf("a cluster needs %s", missing)
+	}
+	if c.Status == "" {
+		c.Status = state.ClusterActive
+	}
+	c.ID = ""
+	f.cluster(updateOf(c))
+	if err := f.err(); err != nil {
+		return err
+	}
+	if err := s.checkConfiguredName(c.Name); err != nil {
+		return err
+	}
+	if err := s.c.Store.CreateCluster(ctx, c); err != nil {
+		return err
+	}
+	s.known.drop()
+	audit(ctx, s.c.Logger, eventClusterCreated, "", "cluster", c.Name)
+	return nil
+}
+
+// Update changes the fields of u that are set. Errors as of Create,
+// state.MissingResource, and state.ConflictingResource for a cluster of the
+// configuration.
+func (s *ClusterService) Update(ctx context.Context, id string, u state.ClusterUpdate) error {
+	if err := s.checkWritable(id); err != nil {
+		return err
+	}
+	var f faults
+	if u.Name != nil && *u.Name == "" {
+		f.addf("name must not be empty")
+	}
+	if u.Region != nil && *u.Region == "" {
+		f.addf("region must not be empty")
+	}
+	f.cluster(u)
+	if err := f.err(); err != nil {
+		return err
+	}
+	if u.Name != nil {
+		if err := s.checkRename(ctx, id, *u.Name); err != nil {
+			return err
+		}
+	}
+	if err := s.c.Store.UpdateCluster(ctx, id, u); err != nil {
+		return err
+	}
+	s.known.drop()
+	audit(ctx, s.c.Logger, eventClusterUpdated, "", "cluster_id", id)
+	return nil
+}
+
+// Delete removes a cluster. Errors as of Update.
+func (s *ClusterService) Delete(ctx context.Context, id string) error {
+	if err := s.checkWritable(id); err != nil {
+		return err
+	}
+	if err := s.c.Store.DeleteCluster(ctx, id); err != nil {
+		return err
+	}
+	s.known.drop()
+	audit(ctx, s.c.Logger, eventClusterDeleted, "", "cluster_id", id)
+	return nil
+}
+
+// Known are the clusters by name, at most 10 s old; of rows with one name the
+// lowest id counts.
+func (s *ClusterService) Known(ctx context.Context) ([]state.Cluster, error) {
+	all, err := s.known.get(ctx, cacheAge)
+	return firstOfName(all), err
+}
+
+// missAge is how old the cached list may be when it does not have a name.
+const missAge = time.Second
+
+// Find is the cluster of a name. A cluster that another server has just
+// stored is found too: a miss reads again, once a second at most.
+func (s *ClusterService) Find(ctx context.Context, name string) (state.Cluster, bool, error) {
+	for _, age := range []time.Duration{cacheAge, missAge} {
+		all, err := s.known.get(ctx, age)
+		if err != nil {
+			return state.Cluster{}, false, err
+		}
+		for _, c := range firstOfName(all) {
+			if c.Name == name {
+				return c, true, nil
+			}
+		}
+	}
+	return state.Cluster{}, false, nil
+}
+
+func (s *ClusterService) configured(id string) (state.Cluster, bool) {
+	for _, c := range s.c.Configured {
+		if c.ID == id {
+			return c, true
+		}
+	}
+	return state.Cluster{}, false
+}
+
+func (s *ClusterService) checkConfiguredName(name string) error {
+	for _, c := range s.c.Configured {
+		if c.Name == name {
+			return state.Conflictingf("the configuration already has a cluster %q", name)
+		}
+	}
+	return nil
+}
+
+// checkRename lets a row keep its name, also where the configuration has it.
+func (s *ClusterService) checkRename(ctx context.Context, id, name string) error {
+	now, err := s.c.Store.GetCluster(ctx, id)
+	if err != nil || now.Name == name {
+		return err
+	}
+	return s.checkConfiguredName(name)
+}
+
+func (s *ClusterService) checkWritable(id string) error {
+	if c, ok := s.configured(id); ok {
+		return state.Conflictingf("cluster %q comes from the configuration and can only be changed there", c.Name)
+	}
+	return checkClusterID(id)
+}
+
+func checkClusterID(id string) error {
+	if n, err := strconv.ParseInt(id, 10, 64); err != nil || strconv.FormatInt(n, 10) != id {
+		return state.Missingf("there is no cluster %q", id)
+	}
+	return nil
+}
+
+// firstOfName keeps the first cluster of each name. The rows come by id.
+func firstOfName(all []state.Cluster) []state.Cluster {
+	seen := map[string]bool{}
+	var out []state.Cluster
+	for _, c := range all {
+		if !seen[c.Name] {
+			seen[c.Name] = true
+			out = append(out, c)
+		}
+	}
+	return out
+}

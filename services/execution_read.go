@@ -1,0 +1,146 @@
+package services
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/stitchfix/flotilla-os/execution/engine"
+	"github.com/stitchfix/flotilla-os/state"
+)
+
+// Filters of ListOptions that the path of a request implies.
+const (
+	filterDefinition = "definition_id"
+	filterExecutable = "executable_id"
+)
+
+const (
+	// askTimeout bounds how long an engine is asked for a run's details.
+	askTimeout = 5 * time.Second
+	// metricsMargin widens the time that a run's metrics page shows.
+	metricsMargin = time.Minute
+)
+
+// List is a page of runs.
+func (s *ExecutionService) List(ctx context.Context, o state.ListOptions) (state.RunList, error) {
+	list, err := s.c.Store.ListRuns(ctx, o)
+	for i := range list.Runs {
+		list.Runs[i] = s.decorated(list.Runs[i])
+	}
+	return list, err
+}
+
+// ListForExecutable is a page of the runs of a definition or template;
+// state.MissingResource where neither has that id.
+func (s *ExecutionService) ListForExecutable(ctx context.Context, id string, o state.ListOptions) (state.RunList, error) {
+	_, err := s.c.Store.GetDefinition(ctx, id)
+	if errors.As(err, new(state.MissingResource)) {
+		_, err = s.c.Store.GetTemplate(ctx, id)
+	}
+	if errors.As(err, new(state.MissingResource)) {
+		err = state.Missingf("there is neither a definition nor a template %q", id)
+	}
+	if err != nil {
+		return state.RunList{}, err
+	}
+	return s.List(ctx, filtered(o, filterDefinition, id))
+}
+
+// filtered are the options with one filter set, in a map of their own.
+func filtered(o state.ListOptions, filter string, values ...string) state.ListOptions {
+	o.Filters = maps.Clone(o.Filters)
+	if o.Filters == nil {
+		o.Filters = map[string][]string{}
+	}
+	o.Filters[filter] = values
+	return o
+}
+
+// Get is one run with the runs that it spawned; state.MissingResource where
+// there is none.
+func (s *ExecutionService) Get(ctx context.Context, runID string) (state.Run, error) {
+	run, err := s.c.Store.GetRun(ctx, runID)
+	if err != nil {
+		return state.Run{}, err
+	}
+	children, err := s.c.Store.ListChildRuns(ctx, runID)
+	if err != nil {
+		return state.Run{}, err
+	}
+	run.SpawnedRuns = nil
+	for _, id := range children {
+		run.SpawnedRuns = append(run.SpawnedRuns, state.SpawnedRun{RunID: id})
+	}
+	return s.decorated(run), nil
+}
+
+// Status is one run as it is stored, without what takes further queries.
+func (s *ExecutionService) Status(ctx context.Context, runID string) (state.Run, error) {
+	return s.c.Store.GetRun(ctx, runID)
+}
+
+// decorated is the run with the page of its metrics, where one is configured
+// and the run has started.
+func (s *ExecutionService) decorated(run state.Run) state.Run {
+	base := s.c.Config.EKS.MetricsServerURI
+	if base == "" || run.Engine != state.EKSEngine || run.StartedAt == nil {
+		return run
+	}
+	end := s.c.Clock()
+	if run.FinishedAt != nil {
+		end = *run.FinishedAt
+	}
+	run.MetricsURI = new(fmt.Sprintf("%s&tpl_var_flotilla_run_id=%s&from_ts=%d&to_ts=%d&live=true", base, url.QueryEscape(run.RunID),
+		run.StartedAt.Add(-metricsMargin).UnixMilli(), end.Add(metricsMargin).UnixMilli()))
+	return run
+}
+
+// Events are a run's pod events: the stored ones, else what its cluster says.
+// A cluster that does not answer has none to tell.
+func (s *ExecutionService) Events(ctx context.Context, runID string) (state.PodEvents, error) {
+	run, err := s.c.Store.GetRun(ctx, runID)
+	if err != nil {
+		return nil, err
+	}
+	if len(run.PodEvents) > 0 || run.Status == state.StatusQueued {
+		return slices.Concat(state.PodEvents{}, run.PodEvents), nil
+	}
+	asking, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	events, err := s.askEvents(asking, run)
+	if err != nil && ctx.Err() == nil {
+		s.log.WarnContext(ctx, "events not read from the cluster", "run_id", runID, "cluster", run.ClusterName, "error", err)
+		return state.PodEvents{}, nil
+	}
+	return slices.Concat(state.PodEvents{}, events), err
+}
+
+func (s *ExecutionService) askEvents(ctx context.Context, run state.Run) (state.PodEvents, error) {
+	e, err := s.c.Engines.Engine(ctx, run.ClusterName)
+	if err != nil {
+		return nil, err
+	}
+	return e.Events(ctx, run)
+}
+
+// Manifest is what was submitted for a run, as YAML; state.MissingResource
+// where there is none.
+func (s *ExecutionService) Manifest(ctx context.Context, runID string) ([]byte, error) {
+	run, err := s.c.Store.GetRun(ctx, runID)
+	if err != nil {
+		return nil, err
+	}
+	e, err := s.c.Engines.Engine(ctx, run.ClusterName)
+	if errors.As(err, new(engine.NotNow)) {
+		return nil, state.Missingf("the cluster %q of run %s cannot be asked for its manifest: %s", run.ClusterName, runID, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return e.Manifest(ctx, run)
+}
