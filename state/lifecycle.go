@@ -5,34 +5,37 @@ import "time"
 // Acceptance is what a cluster gave a run when it took it. Memory in MB (10^6
 // bytes), cpu in millicores.
 type Acceptance struct {
-	Memory, MemoryLimit int64
-	CPU, CPULimit       int64
+	Memory      int64 `db:"memory"`
+	MemoryLimit int64 `db:"memory_limit"`
+	CPU         int64 `db:"cpu"`
+	CPULimit    int64 `db:"cpu_limit"`
 	// Node owns the run from now on where the cluster is local; empty
 	// elsewhere.
-	Node string
+	Node string `db:"node"`
 	// InstanceID is set together with Node where the node starts the run at
 	// once, see Manager.CommitStart.
-	InstanceID    string
-	PodName       *string
-	Namespace     *string
-	ContainerName *string
+	InstanceID    string  `db:"instance_id"`
+	PodName       *string `db:"pod_name"`
+	Namespace     *string `db:"namespace"`
+	ContainerName *string `db:"container_name"`
 }
 
 // RunUpdate carries the columns that a change of a run sets; nil leaves a
 // column as it is.
 type RunUpdate struct {
-	StartedAt     *time.Time
-	FinishedAt    *time.Time
-	ExitCode      *int64
-	ExitReason    *string
-	StatusReason  *string
-	InstanceID    *string
-	InstanceDNS   *string
-	PodName       *string
-	Namespace     *string
-	MaxMemoryUsed *int64 // MB
-	MaxCPUUsed    *int64 // millicores
-	PodEvents     PodEvents
+	StartedAt  *time.Time `db:"started_at"`
+	FinishedAt *time.Time `db:"finished_at"`
+	// ExitCode counts only where the run stops.
+	ExitCode      *int64    `db:"exit_code"`
+	ExitReason    *string   `db:"exit_reason"`
+	StatusReason  *string   `db:"status_reason"`
+	InstanceID    *string   `db:"instance_id"`
+	InstanceDNS   *string   `db:"instance_dns_name"`
+	PodName       *string   `db:"pod_name"`
+	Namespace     *string   `db:"namespace"`
+	MaxMemoryUsed *int64    `db:"max_memory_used"` // MB
+	MaxCPUUsed    *int64    `db:"max_cpu_used"`    // millicores
+	PodEvents     PodEvents `db:"pod_events"`
 }
 
 // ClaimRequest asks for queued runs of one cluster.

@@ -1,0 +1,74 @@
+package state
+
+import (
+	"context"
+	"time"
+
+	"github.com/lib/pq"
+)
+
+const activeRunsSQL = `SELECT ` + runColumns + ` FROM task
+	WHERE cluster_name = $1 AND status IN ('PENDING', 'RUNNING')
+	  AND ($2 = '' OR claimed_by = $2)
+	  AND run_id > $3
+	ORDER BY run_id
+	LIMIT $4`
+
+// ActiveRuns gives the PENDING and RUNNING runs of a cluster page by page, in
+// the order of their ids: up to limit of them behind the id after, which is
+// empty for the first page. Where nodeName is not empty, those of that node.
+func (m *Manager) ActiveRuns(ctx context.Context, cluster, nodeName, after string, limit int) ([]Run, error) {
+	return m.selectRuns(ctx, activeRunsSQL, cluster, nodeName, after, limit)
+}
+
+// selectRuns reads rows of runColumns.
+func (m *Manager) selectRuns(ctx context.Context, text string, args ...any) ([]Run, error) {
+	var runs []Run
+	if err := m.db.SelectContext(ctx, &runs, text, args...); err != nil {
+		return nil, interpretError(err)
+	}
+	return runs, nil
+}
+
+const stoppedAmongSQL = `SELECT run_id FROM task WHERE run_id = ANY($1) AND status = 'STOPPED' ORDER BY run_id`
+
+// StoppedAmong gives those of the ids whose run is STOPPED, in order.
+func (m *Manager) StoppedAmong(ctx context.Context, runIDs []string) ([]string, error) {
+	var stopped []string
+	err := m.db.SelectContext(ctx, &stopped, stoppedAmongSQL, pq.StringArray(runIDs))
+	if err != nil {
+		return nil, interpretError(err)
+	}
+	return stopped, nil
+}
+
+// A run in its second attempt has started and may be PENDING again.
+const overdueRunsSQL = `SELECT ` + runColumns + ` FROM task
+	WHERE status IN ('PENDING', 'RUNNING')
+	  AND started_at + make_interval(secs => active_deadline_seconds + CAST($1 AS float8)) < now()
+	ORDER BY started_at, run_id
+	LIMIT $2`
+
+// OverdueRuns gives up to limit active runs that are more than grace past
+// their deadline, those that started first.
+func (m *Manager) OverdueRuns(ctx context.Context, grace time.Duration, limit int) ([]Run, error) {
+	return m.selectRuns(ctx, overdueRunsSQL, grace.Seconds(), limit)
+}
+
+const queueDepthsSQL = `SELECT COALESCE(cluster_name, '') AS cluster_name,
+		count(*) FILTER (WHERE status = 'QUEUED') AS queued,
+		count(*) FILTER (WHERE status IN ('PENDING', 'RUNNING')) AS active,
+		COALESCE(EXTRACT(epoch FROM now() - min(queued_at) FILTER (WHERE status = 'QUEUED')), 0) AS oldest_age
+	FROM task
+	WHERE status IN ('QUEUED', 'PENDING', 'RUNNING')
+	GROUP BY 1
+	ORDER BY 1`
+
+// QueueDepths says what waits and what runs, for each cluster that has runs.
+func (m *Manager) QueueDepths(ctx context.Context) ([]QueueDepth, error) {
+	var depths []QueueDepth
+	if err := m.db.SelectContext(ctx, &depths, queueDepthsSQL); err != nil {
+		return nil, interpretError(err)
+	}
+	return depths, nil
+}

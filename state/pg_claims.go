@@ -1,0 +1,138 @@
+package state
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/lib/pq"
+)
+
+// claimRunsSQL takes a lease on the oldest runs of one cluster that wait.
+// Rows that another claimant locks are skipped. The inner SELECT is an array
+// so that it runs once whatever the plan, and never locks more than the limit.
+const claimRunsSQL = `UPDATE task SET
+		claimed_by = :worker, claimed_until = now() + make_interval(secs => :lease)
+	WHERE run_id = ANY(ARRAY(
+		SELECT run_id FROM task
+		WHERE status = 'QUEUED' AND cluster_name = :cluster
+		  AND (next_attempt_at IS NULL OR next_attempt_at <= now())
+		  AND (claimed_until IS NULL OR claimed_until <= now())
+		ORDER BY queued_at, run_id
+		LIMIT :limit
+		FOR UPDATE SKIP LOCKED))
+	RETURNING ` + runColumns
+
+// claim is a lease, as arguments.
+type claim struct {
+	Cluster string         `db:"cluster"`
+	Worker  string         `db:"worker"`
+	Lease   float64        `db:"lease"` // seconds
+	Limit   int            `db:"limit"`
+	RunIDs  pq.StringArray `db:"run_ids"`
+}
+
+// ClaimRuns gives QUEUED runs of a cluster to a worker for the time of a
+// lease, oldest first. A run belongs to one worker at a time; one whose lease
+// has ended, or whose worker gave it back, can be claimed again. Runs that are
+// to wait (DeferRun, RequeueRetries) are left.
+func (m *Manager) ClaimRuns(ctx context.Context, req ClaimRequest) ([]Run, error) {
+	stmt, err := m.statements.named(ctx, m.db, claimRunsSQL)
+	if err != nil {
+		return nil, interpretError(err)
+	}
+	var runs []Run
+	err = stmt.SelectContext(ctx, &runs, claim{
+		Cluster: req.Cluster, Worker: req.Worker, Lease: req.Lease.Seconds(), Limit: req.Limit,
+	})
+	if err != nil {
+		return nil, interpretError(err)
+	}
+	// RETURNING keeps no order.
+	slices.SortFunc(runs, func(a, b Run) int {
+		if a.QueuedAt != nil && b.QueuedAt != nil {
+			if c := a.QueuedAt.Compare(*b.QueuedAt); c != 0 {
+				return c
+			}
+		}
+		return cmp.Compare(a.RunID, b.RunID)
+	})
+	return runs, nil
+}
+
+const renewClaimsSQL = `UPDATE task SET claimed_until = now() + make_interval(secs => :lease)
+	WHERE run_id = ANY(:run_ids) AND status = 'QUEUED' AND claimed_by = :worker`
+
+// RenewClaims starts the leases of those of the runs anew that the worker
+// still holds.
+func (m *Manager) RenewClaims(ctx context.Context, worker string, runIDs []string, lease time.Duration) error {
+	_, err := m.update(ctx, renewClaimsSQL, claim{Worker: worker, RunIDs: runIDs, Lease: lease.Seconds()})
+	return err
+}
+
+const releaseClaimsSQL = `UPDATE task SET claimed_by = NULL, claimed_until = NULL
+	WHERE status = 'QUEUED' AND claimed_by = $1`
+
+// ReleaseClaims gives back all QUEUED runs that the worker holds.
+func (m *Manager) ReleaseClaims(ctx context.Context, worker string) error {
+	_, err := m.db.ExecContext(ctx, releaseClaimsSQL, worker)
+	return interpretError(err)
+}
+
+const deferRunSQL = `UPDATE task SET
+		claimed_by = NULL, claimed_until = NULL, status_reason = $3, next_attempt_at = $4
+	WHERE run_id = $1 AND status = 'QUEUED' AND claimed_by = $2`
+
+// DeferRun gives a claimed run back: it waits in the queue, at least until
+// next, for the reason given. A run that the worker does not hold stays as it
+// is.
+func (m *Manager) DeferRun(ctx context.Context, runID, worker, reason string, next time.Time) error {
+	_, err := m.db.ExecContext(ctx, deferRunSQL, runID, worker, reason, next)
+	return interpretError(err)
+}
+
+// acceptedSQL sets what the cluster gave the run. A size of 0 was not said.
+const acceptedSQL = `memory = COALESCE(NULLIF(:memory, 0), memory),
+		memory_limit = COALESCE(NULLIF(:memory_limit, 0), memory_limit),
+		cpu = COALESCE(NULLIF(:cpu, 0), cpu),
+		cpu_limit = COALESCE(NULLIF(:cpu_limit, 0), cpu_limit),
+		attempt_count = COALESCE(attempt_count, 1),
+		claimed_by = NULLIF(:node, ''), claimed_until = NULL,
+		instance_id = COALESCE(NULLIF(:instance_id, ''), instance_id),
+		pod_name = COALESCE(:pod_name, pod_name),
+		namespace = COALESCE(:namespace, namespace),
+		container_name = COALESCE(:container_name, container_name)`
+
+const (
+	acceptRunSQL = `UPDATE task SET
+		status = :to_status, status_reason = NULL, next_attempt_at = NULL,
+		` + acceptedSQL + `
+	WHERE run_id = :run_id AND claimed_by = :worker AND status = ANY(:guard)`
+
+	// A cluster's follower may see the run before the worker that created it
+	// there has said so. Such a run has left the queue and still carries the
+	// claim, which a user's stop would have ended (stopRunSQL).
+	acceptSeenRunSQL = `UPDATE task SET ` + acceptedSQL + `
+	WHERE run_id = :run_id AND claimed_by = :worker AND status <> 'QUEUED'`
+)
+
+// AcceptRun records that the cluster has a claimed run and what it gave it:
+// QUEUED becomes PENDING, the claim ends, and a local run belongs to a.Node
+// from now on. Where the cluster's follower was faster, the status stays and
+// the sizes are recorded. False says that the run is no longer the worker's:
+// stopped by a user, or claimed by another; the cluster must not keep it.
+func (m *Manager) AcceptRun(ctx context.Context, runID, worker string, a Acceptance) (bool, error) {
+	arg := struct {
+		Acceptance
+		RunID  string         `db:"run_id"`
+		Worker string         `db:"worker"`
+		To     Status         `db:"to_status"`
+		Guard  pq.StringArray `db:"guard"`
+	}{a, runID, worker, StatusPending, guard(StatusPending)}
+	accepted, err := m.hitsOne(ctx, acceptRunSQL, arg)
+	if err != nil || accepted {
+		return accepted, err
+	}
+	return m.hitsOne(ctx, acceptSeenRunSQL, arg)
+}

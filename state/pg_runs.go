@@ -1,0 +1,160 @@
+package state
+
+import (
+	"context"
+	"crypto/md5"
+	"database/sql"
+	"encoding/hex"
+	"errors"
+
+	"github.com/jmoiron/sqlx"
+)
+
+// insertRunColumns and insertRunValues are the columns of a new run and what
+// they get, in the same order. What an engine finds out later is not among
+// them.
+const (
+	insertRunColumns = `run_id, definition_id, alias, image, cluster_name, status, queued_at, group_name, "user",
+		task_type, env, command, command_hash, memory, cpu, gpu, ephemeral_storage, node_lifecycle, engine,
+		spark_extension, executable_id, executable_type, execution_request_custom, active_deadline_seconds,
+		description, idempotence_key, arch, labels, requires_docker, service_account, tier,
+		requested_memory, requested_cpu`
+	insertRunValues = `:run_id, :definition_id, :alias, :image, :cluster_name, 'QUEUED', COALESCE(CAST(:queued_at AS timestamptz), clock_timestamp()), :group_name, NULLIF(:user, ''),
+		:task_type, :env, NULLIF(:command, ''), :command_hash, :memory, :cpu, :gpu, :ephemeral_storage, :node_lifecycle, :engine,
+		:spark_extension, :executable_id, COALESCE(NULLIF(:executable_type, ''), 'task_definition'), :execution_request_custom, :active_deadline_seconds,
+		:description, :idempotence_key, :arch, :labels, :requires_docker, :service_account, NULLIF(:tier, ''),
+		:requested_memory, :requested_cpu`
+
+	// The definition's row is share-locked in the transaction of the INSERT:
+	// DeleteDefinition takes it FOR UPDATE, so that a run is either seen by
+	// the deletion or finds no definition (data-model.md, Migrations).
+	insertDefinitionRunSQL = `INSERT INTO task (` + insertRunColumns + `)
+		SELECT ` + insertRunValues + `
+		FROM (SELECT FROM task_def WHERE definition_id = :definition_id FOR KEY SHARE) AS definition
+		RETURNING queued_at`
+
+	// Templates are never deleted.
+	insertTemplateRunSQL = `INSERT INTO task (` + insertRunColumns + `)
+		VALUES (` + insertRunValues + `)
+		RETURNING queued_at`
+)
+
+// runsByKeySQL finds the run that an idempotence key stands for: the newest
+// one of the last 7 days that has not failed (rest-api.md, Creating a run).
+// $1 is the key.
+const runsByKeySQL = `SELECT ` + runColumns + ` FROM task
+	WHERE idempotence_key = $1
+	  AND queued_at > now() - INTERVAL '7 days'
+	  AND (status <> 'STOPPED' OR exit_code = 0)
+	ORDER BY queued_at DESC, run_id
+	LIMIT 1`
+
+// lockKeySQL makes two requests with one key ($1) come one after the other.
+// The first number keeps this use of advisory locks apart from others.
+const lockKeySQL = `SELECT pg_advisory_xact_lock(hashtextextended($1, 20180503))`
+
+// CreateRun stores a run as QUEUED, which also queues it: there is no second
+// store. It answers the run as stored, and true; where an earlier run stands
+// for the same idempotence key, that run and false. MissingResource where the
+// run's definition is gone.
+func (m *Manager) CreateRun(ctx context.Context, r Run) (Run, bool, error) {
+	m.checkCommandHash(ctx, r)
+	r.Status = StatusQueued
+	if r.IdempotenceKey == nil || *r.IdempotenceKey == "" {
+		created, err := m.insertRun(ctx, nil, r)
+		return created, err == nil, err
+	}
+	return m.createRunOnce(ctx, r)
+}
+
+// createRunOnce creates r unless its idempotence key stands for a run.
+func (m *Manager) createRunOnce(ctx context.Context, r Run) (answer Run, created bool, err error) {
+	err = m.transact(ctx, func(tx *sqlx.Tx) error {
+		if _, err := tx.ExecContext(ctx, lockKeySQL, *r.IdempotenceKey); err != nil {
+			return err
+		}
+		// A statement of its own, because its snapshot must be younger than
+		// the lock.
+		err := tx.GetContext(ctx, &answer, runsByKeySQL, *r.IdempotenceKey)
+		if !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		answer, err = m.insertRun(ctx, tx, r)
+		created = err == nil
+		return err
+	})
+	if err != nil {
+		return Run{}, false, err
+	}
+	return answer, created, nil
+}
+
+// insertRun inserts r, in tx or, where that is nil, as a transaction of its
+// own, which is one round trip.
+func (m *Manager) insertRun(ctx context.Context, tx *sqlx.Tx, r Run) (Run, error) {
+	text := insertDefinitionRunSQL
+	if r.ExecutableType == ExecutableTypeTemplate {
+		text = insertTemplateRunSQL
+	}
+	insert, err := m.statements.named(ctx, m.db, text)
+	if err != nil {
+		return Run{}, interpretError(err)
+	}
+	if tx != nil {
+		insert = tx.NamedStmtContext(ctx, insert)
+	}
+	err = insert.GetContext(ctx, &r.QueuedAt, r)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Run{}, Missingf("there is no definition %q", r.DefinitionID)
+	}
+	if err != nil {
+		return Run{}, interpretError(err)
+	}
+	return r, nil
+}
+
+// checkCommandHash logs a run whose hash is not that of its command, because
+// ARA would learn from the wrong runs; it changes and fails nothing (ara.md,
+// section 1).
+func (m *Manager) checkCommandHash(ctx context.Context, r Run) {
+	var expected, actual string
+	if r.Command != nil && *r.Command != "" {
+		sum := md5.Sum([]byte(*r.Command))
+		expected = hex.EncodeToString(sum[:])
+	}
+	if r.CommandHash != nil {
+		actual = *r.CommandHash
+	}
+	if expected != actual {
+		m.logger.WarnContext(ctx, "command_hash mismatch",
+			"run_id", r.RunID, "expected_hash", expected, "actual_hash", actual)
+	}
+}
+
+const getRunSQL = `SELECT ` + runColumns + ` FROM task WHERE run_id = $1`
+
+// GetRun reads one run. MissingResource where there is none.
+func (m *Manager) GetRun(ctx context.Context, runID string) (Run, error) {
+	var r Run
+	err := m.db.GetContext(ctx, &r, getRunSQL, runID)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Run{}, Missingf("there is no run %q", runID)
+	}
+	return r, interpretError(err)
+}
+
+// listChildRunsSQL is served by the index on env. $1 is an environment.
+const listChildRunsSQL = `SELECT run_id FROM task
+	WHERE env @> CAST($1 AS jsonb)
+	ORDER BY queued_at, run_id`
+
+// ListChildRuns gives the ids of the runs that name parentID as their parent
+// in their environment, oldest first.
+func (m *Manager) ListChildRuns(ctx context.Context, parentID string) ([]string, error) {
+	var ids []string
+	parent := EnvList{{Name: ParentRunEnv, Value: parentID}}
+	if err := m.db.SelectContext(ctx, &ids, listChildRunsSQL, parent); err != nil {
+		return nil, interpretError(err)
+	}
+	return ids, nil
+}
