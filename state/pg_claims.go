@@ -38,16 +38,11 @@ type claim struct {
 // has ended, or whose worker gave it back, can be claimed again. Runs that are
 // to wait (DeferRun, RequeueRetries) are left.
 func (m *Manager) ClaimRuns(ctx context.Context, req ClaimRequest) ([]Run, error) {
-	stmt, err := m.statements.named(ctx, m.db, claimRunsSQL)
-	if err != nil {
-		return nil, interpretError(err)
-	}
-	var runs []Run
-	err = stmt.SelectContext(ctx, &runs, claim{
+	runs, err := m.changed(ctx, claimRunsSQL, claim{
 		Cluster: req.Cluster, Worker: req.Worker, Lease: req.Lease.Seconds(), Limit: req.Limit,
 	})
 	if err != nil {
-		return nil, interpretError(err)
+		return nil, err
 	}
 	// RETURNING keeps no order.
 	slices.SortFunc(runs, func(a, b Run) int {
@@ -76,8 +71,8 @@ const releaseClaimsSQL = `UPDATE task SET claimed_by = NULL, claimed_until = NUL
 
 // ReleaseClaims gives back all QUEUED runs that the worker holds.
 func (m *Manager) ReleaseClaims(ctx context.Context, worker string) error {
-	_, err := m.db.ExecContext(ctx, releaseClaimsSQL, worker)
-	return interpretError(err)
+	_, err := m.exec(ctx, releaseClaimsSQL, worker)
+	return err
 }
 
 const deferRunSQL = `UPDATE task SET
@@ -88,8 +83,8 @@ const deferRunSQL = `UPDATE task SET
 // next, for the reason given. A run that the worker does not hold stays as it
 // is.
 func (m *Manager) DeferRun(ctx context.Context, runID, worker, reason string, next time.Time) error {
-	_, err := m.db.ExecContext(ctx, deferRunSQL, runID, worker, reason, next)
-	return interpretError(err)
+	_, err := m.exec(ctx, deferRunSQL, runID, worker, reason, next)
+	return err
 }
 
 // acceptedSQL sets what the cluster gave the run. A size of 0 was not said.
@@ -135,4 +130,20 @@ func (m *Manager) AcceptRun(ctx context.Context, runID, worker string, a Accepta
 		return accepted, err
 	}
 	return m.hitsOne(ctx, acceptSeenRunSQL, arg)
+}
+
+const explainQueuedSQL = `UPDATE task SET status_reason = $2
+	WHERE run_id = ANY(ARRAY(
+		SELECT run_id FROM task
+		WHERE status = 'QUEUED' AND cluster_name = $1
+		  AND (claimed_until IS NULL OR claimed_until <= now())
+		  AND status_reason IS DISTINCT FROM $2
+		ORDER BY queued_at, run_id
+		LIMIT $3
+		FOR UPDATE SKIP LOCKED))`
+
+// ExplainQueued gives up to limit runs that wait for a cluster, the oldest
+// first, the reason why they wait. It counts those that had another.
+func (m *Manager) ExplainQueued(ctx context.Context, cluster, reason string, limit int) (int, error) {
+	return m.exec(ctx, explainQueuedSQL, cluster, reason, limit)
 }

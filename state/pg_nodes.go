@@ -54,8 +54,8 @@ const heartbeatSQL = `INSERT INTO flotilla_node (node, host, seen_at) VALUES ($1
 // Heartbeat says that the node lives, on host. A node must have said so once
 // before it accepts runs: only the runs of known nodes can become orphans.
 func (m *Manager) Heartbeat(ctx context.Context, nodeName, host string) error {
-	_, err := m.db.ExecContext(ctx, heartbeatSQL, nodeName, host)
-	return interpretError(err)
+	_, err := m.exec(ctx, heartbeatSQL, nodeName, host)
+	return err
 }
 
 // silentNodesSQL are the nodes that have not been heard of for a time.
@@ -92,17 +92,4 @@ func (m *Manager) StopLost(ctx context.Context, cluster string, lostAfter time.D
 		Cluster: cluster, Silent: lostAfter.Seconds(), Limit: limit,
 		To: StatusStopped, Reason: ReasonLost, Guard: guard(StatusStopped, StatusPending, StatusRunning),
 	})
-}
-
-// changed runs an UPDATE that answers the rows it hit.
-func (m *Manager) changed(ctx context.Context, text string, arg any) ([]Run, error) {
-	stmt, err := m.statements.named(ctx, m.db, text)
-	if err != nil {
-		return nil, interpretError(err)
-	}
-	var runs []Run
-	if err := stmt.SelectContext(ctx, &runs, arg); err != nil {
-		return nil, interpretError(err)
-	}
-	return runs, nil
 }

@@ -2,21 +2,9 @@ package state
 
 import (
 	"context"
-	"time"
 
 	"github.com/lib/pq"
 )
-
-// RetryPolicy says how runs that their cluster failed are tried again.
-type RetryPolicy struct {
-	// MaxAttempts counts the first one too.
-	MaxAttempts int
-	// BaseDelay is the wait before the second attempt; it doubles with every
-	// further one, up to MaxDelay.
-	BaseDelay, MaxDelay time.Duration
-	// Limit is the most runs that one call changes in each way.
-	Limit int
-}
 
 // retry is a RetryPolicy, as arguments.
 type retry struct {

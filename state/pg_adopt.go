@@ -1,0 +1,37 @@
+package state
+
+import (
+	"context"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+)
+
+// reasonNotAdopted ends runs that the program before us never submitted.
+const reasonNotAdopted = "The run waited too long in the queue before this server took over; submit it again."
+
+const (
+	firstStartSQL = `INSERT INTO flotilla_start (first_at) VALUES (now()) ON CONFLICT DO NOTHING`
+
+	stopStaleSQL = `UPDATE task SET
+		status = 'STOPPED', exit_code = $1, exit_reason = $2, finished_at = now(), status_reason = NULL
+	WHERE status = ANY($3) AND queued_at < now() - make_interval(secs => $4)`
+)
+
+// AdoptQueued takes over the queue of the program before us, once in the life
+// of a database: at our first start, QUEUED runs older than maxAge are
+// stopped, because that program had lost them (data-model.md, "Taking over a
+// live database"). It counts them; at every later start it does nothing.
+func (m *Manager) AdoptQueued(ctx context.Context, maxAge time.Duration) (stopped int, err error) {
+	err = m.transact(ctx, func(tx *sqlx.Tx) error {
+		first, err := rowsHit(tx.ExecContext(ctx, firstStartSQL))
+		if err != nil || first == 0 {
+			return err
+		}
+		stopped, err = rowsHit(tx.ExecContext(ctx, stopStaleSQL, ExitCodeNeverStarted, reasonNotAdopted,
+			pq.Array(guard(StatusStopped, StatusQueued)), maxAge.Seconds()))
+		return err
+	})
+	return stopped, err
+}
