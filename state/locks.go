@@ -10,10 +10,10 @@ import (
 )
 
 const (
-	// lockPoll is how often a lock that another server holds is tried, and how
+	// leadPoll is how often a lock that another server holds is tried, and how
 	// long a server that let go of it waits. With tcpUserTimeout it keeps the
 	// time until another server takes over under 10 seconds.
-	lockPoll = time.Second
+	leadPoll = time.Second
 	// sessionProbe is how often the session that holds a lock is asked, and
 	// sessionReply how long it may take to answer. Their sum is well below the
 	// 7 seconds after which the server gives up a client that is gone
@@ -64,7 +64,8 @@ func (l *Locker) Lead(ctx context.Context, name string, fn func(ctx context.Cont
 			l.logger.WarnContext(ctx, "not leading", "lock", name, "error", err)
 		}
 		failing = err != nil
-		wait(ctx, lockPoll)
+		// Its error is that ctx ended, which the loop asks.
+		_ = pause(ctx, leadPoll)
 	}
 	return nil
 }
@@ -115,8 +116,8 @@ func acquire(ctx context.Context, conn *sql.Conn, name string) error {
 		if held {
 			return nil
 		}
-		if !wait(ctx, lockPoll) {
-			return ctx.Err()
+		if err := pause(ctx, leadPoll); err != nil {
+			return err
 		}
 	}
 }
@@ -150,16 +151,4 @@ func leadOn(ctx context.Context, conn *sql.Conn, fn func(ctx context.Context) er
 func probe(conn *sql.Conn) error {
 	_, err := conn.ExecContext(context.Background(), `SELECT 1`)
 	return err
-}
-
-// wait waits for d and reports whether ctx still lives then.
-func wait(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }

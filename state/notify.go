@@ -126,17 +126,17 @@ func (n *Notifier) send(ctx context.Context) {
 		case <-n.pending:
 		}
 		fault.Point(fault.WakeUpNotSent)
-		pause := notifyInterval
+		rest := notifyInterval
 		_, err := db.ExecContext(ctx, `SELECT pg_notify($1, $2)`, notifyChannel, n.self)
 		if err != nil {
 			if !failing && ctx.Err() == nil {
 				n.logger.WarnContext(ctx, "other servers cannot be woken; their polls find the runs", "error", err)
 			}
 			n.again()
-			pause = notifyRetry
+			rest = notifyRetry
 		}
 		failing = err != nil
-		wait(ctx, pause)
+		_ = pause(ctx, rest) // the loop asks ctx
 	}
 }
 

@@ -47,6 +47,8 @@ type Manager struct {
 	metrics metrics.Client
 	clock   func() time.Time
 	ara     config.ARA
+	// statements are the prepared ones of db.
+	statements statements
 	// sessionChecked is set once Check has seen that database sessions are
 	// ours alone; that does not change while the program runs.
 	sessionChecked atomic.Bool
