@@ -1,0 +1,253 @@
+package state_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/stitchfix/flotilla-os/state"
+)
+
+// mover moves a run in one of the ways there are, and says from which statuses
+// that way may move it.
+type mover struct {
+	to   state.Status
+	only []state.Status
+	move func(t *testing.T, s store, r state.Run) bool
+}
+
+func (m mover) allowed(from state.Status) bool {
+	if !from.MayBecome(m.to) {
+		return false
+	}
+	for _, only := range m.only {
+		if only == from {
+			return true
+		}
+	}
+	return len(m.only) == 0
+}
+
+func movers() map[string]mover {
+	ways := map[string]mover{
+		"AcceptRun": {to: state.StatusPending, move: func(t *testing.T, s store, r state.Run) bool {
+			// Where the follower was faster, an acceptance is recorded without a move.
+			before := s.get(t, r.RunID).Status
+			ok, err := s.AcceptRun(t.Context(), r.RunID, "w", state.Acceptance{Memory: 1})
+			require.NoError(t, err)
+			return ok && s.get(t, r.RunID).Status != before
+		}},
+		"ReturnRun": {to: state.StatusQueued, only: []state.Status{state.StatusPending},
+			move: func(t *testing.T, s store, r state.Run) bool {
+				ok, err := s.ReturnRun(t.Context(), r.RunID, "w")
+				require.NoError(t, err)
+				return ok
+			}},
+		"StopRun": {to: state.StatusStopped, move: func(t *testing.T, s store, r state.Run) bool {
+			_, ok, err := s.StopRun(t.Context(), r.RunID, "because")
+			require.NoError(t, err)
+			return ok
+		}},
+		"RejectRun": {to: state.StatusStopped, only: []state.Status{state.StatusQueued},
+			move: func(t *testing.T, s store, r state.Run) bool {
+				ok, err := s.RejectRun(t.Context(), r.RunID, "w", "because")
+				require.NoError(t, err)
+				return ok
+			}},
+		"RequeueRetries": {to: state.StatusQueued, only: []state.Status{state.StatusNeedsRetry},
+			move: func(t *testing.T, s store, r state.Run) bool {
+				again, _, err := s.RequeueRetries(t.Context(), state.RetryPolicy{MaxAttempts: 3, Limit: 9})
+				require.NoError(t, err)
+				return len(again) == 1
+			}},
+		"RequeueRetries of the last attempt": {to: state.StatusStopped, only: []state.Status{state.StatusNeedsRetry},
+			move: func(t *testing.T, s store, r state.Run) bool {
+				_, stopped, err := s.RequeueRetries(t.Context(), state.RetryPolicy{MaxAttempts: 1, Limit: 9})
+				require.NoError(t, err)
+				return len(stopped) == 1
+			}},
+		"RequeueOrphans": {to: state.StatusQueued, only: []state.Status{state.StatusPending},
+			move: func(t *testing.T, s store, r state.Run) bool {
+				n, err := s.RequeueOrphans(t.Context(), time.Minute)
+				require.NoError(t, err)
+				return n == 1
+			}},
+		"StopLost": {to: state.StatusStopped, only: []state.Status{state.StatusPending, state.StatusRunning},
+			move: func(t *testing.T, s store, r state.Run) bool {
+				lost, err := s.StopLost(t.Context(), testCluster, time.Minute, 9)
+				require.NoError(t, err)
+				return len(lost) == 1
+			}},
+	}
+	for _, to := range state.Statuses {
+		ways["MoveRun to "+string(to)] = mover{to: to, move: func(t *testing.T, s store, r state.Run) bool {
+			ok, err := s.MoveRun(t.Context(), r.RunID, 1, to, state.RunUpdate{})
+			require.NoError(t, err)
+			return ok
+		}}
+		if to == state.StatusQueued {
+			continue // a run cannot put itself in the queue: see the self-reports' own test
+		}
+		ways["SelfReportRun of "+string(to)] = mover{to: to, move: func(t *testing.T, s store, r state.Run) bool {
+			before := s.get(t, r.RunID).Status
+			after, _, err := s.SelfReportRun(t.Context(), r.RunID, state.SelfReport{Status: to})
+			require.NoError(t, err)
+			return after.Status != before
+		}}
+	}
+	return ways
+}
+
+func TestEveryWayMovesRunsOnlyAsTheirLifeAllows(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	s.exec(t, `INSERT INTO flotilla_node VALUES ('w', 'host', now() - INTERVAL '1 hour')`)
+	for name, way := range movers() {
+		for _, from := range state.Statuses {
+			r := s.run(t, from)
+			s.force(t, r.RunID, `claimed_by = 'w', exit_code = 7, attempt_count = 1`)
+
+			moved := way.move(t, s, r)
+
+			after := s.get(t, r.RunID)
+			if way.allowed(from) {
+				assert.True(t, moved, "%s must leave %s", name, from)
+				assert.Equal(t, way.to, after.Status, "%s from %s", name, from)
+			} else {
+				assert.False(t, moved, "%s must not leave %s", name, from)
+				assert.Equal(t, from, after.Status, "%s from %s", name, from)
+				assert.Equal(t, new(int64(7)), after.ExitCode, "%s must not touch the exit code in %s", name, from)
+			}
+			s.exec(t, `DELETE FROM task`)
+		}
+	}
+}
+
+func TestMoveRunRecordsWhatTheEngineSaw(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	start := time.Now().Add(-time.Minute).UTC().Truncate(time.Microsecond)
+	end := start.Add(30 * time.Second)
+	r := s.run(t, state.StatusPending)
+	s.force(t, r.RunID, `status_reason = 'waits for capacity'`)
+
+	moved, err := s.MoveRun(t.Context(), r.RunID, 1, state.StatusRunning, state.RunUpdate{
+		StartedAt: &start, InstanceID: new("i-1"), InstanceDNS: new("node-1"), PodName: new("pod-1"),
+		ExitCode: new(int64(3)), MaxMemoryUsed: new(int64(100)),
+		PodEvents: state.PodEvents{{Reason: "Started"}},
+	})
+	require.NoError(t, err)
+	require.True(t, moved)
+	running := s.get(t, r.RunID)
+	assert.Equal(t, start, running.StartedAt.UTC())
+	assert.Nil(t, running.StatusReason)
+	assert.Nil(t, running.ExitCode, "only a stop has an exit code")
+	assert.Nil(t, running.FinishedAt)
+	assert.Equal(t, []string{"i-1", "node-1", "pod-1"}, []string{running.InstanceID, running.InstanceDNS, *running.PodName})
+	assert.Equal(t, new(int64(1)), running.AttemptCount)
+
+	moved, err = s.MoveRun(t.Context(), r.RunID, 1, state.StatusStopped, state.RunUpdate{
+		StartedAt: new(start.Add(time.Second)), FinishedAt: &end, ExitCode: new(int64(137)),
+		ExitReason: new(state.ReasonOOMKilled), MaxMemoryUsed: new(int64(50)),
+	})
+	require.NoError(t, err)
+	require.True(t, moved)
+	stopped := s.get(t, r.RunID)
+	assert.Equal(t, start, stopped.StartedAt.UTC(), "the first start counts")
+	assert.Equal(t, end, stopped.FinishedAt.UTC())
+	assert.Equal(t, new(int64(137)), stopped.ExitCode)
+	assert.Equal(t, new(state.ReasonOOMKilled), stopped.ExitReason)
+	assert.Equal(t, new(int64(100)), stopped.MaxMemoryUsed, "the maximum stays")
+	assert.Len(t, stopped.PodEvents, 1)
+}
+
+func TestMoveRunToStoppedSetsFinishedAtWhereTheEngineDoesNotKnowIt(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	r := s.run(t, state.StatusRunning)
+	_, err := s.MoveRun(t.Context(), r.RunID, 1, state.StatusStopped, state.RunUpdate{})
+	require.NoError(t, err)
+	assert.WithinDuration(t, time.Now(), *s.get(t, r.RunID).FinishedAt, time.Minute)
+}
+
+func TestWhatIsSeenOfAnEarlierAttemptChangesNothing(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	r := s.run(t, state.StatusPending)
+	s.force(t, r.RunID, `attempt_count = 2`)
+
+	moved, err := s.MoveRun(t.Context(), r.RunID, 1, state.StatusStopped, state.RunUpdate{ExitCode: new(int64(1))})
+	require.NoError(t, err)
+	assert.False(t, moved)
+	noted, err := s.AnnotateRun(t.Context(), r.RunID, 1, state.RunUpdate{PodName: new("old")})
+	require.NoError(t, err)
+	assert.False(t, noted)
+	moved, err = s.MoveRun(t.Context(), r.RunID, 2, state.StatusRunning, state.RunUpdate{})
+	require.NoError(t, err)
+	assert.True(t, moved)
+}
+
+func TestAnnotateRunAddsDetailsAndNeverRewritesAnEnd(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	r := s.run(t, state.StatusStopped)
+	s.force(t, r.RunID, `exit_code = 1`)
+	note := state.RunUpdate{ExitCode: new(int64(0)), ExitReason: new("first"), StatusReason: new("waits"), PodName: new("pod")}
+
+	ok, err := s.AnnotateRun(t.Context(), r.RunID, 1, note)
+	require.NoError(t, err)
+	require.True(t, ok)
+	note.ExitReason = new("second")
+	_, err = s.AnnotateRun(t.Context(), r.RunID, 1, note)
+	require.NoError(t, err)
+
+	after := s.get(t, r.RunID)
+	assert.Equal(t, state.StatusStopped, after.Status)
+	assert.Equal(t, new(int64(1)), after.ExitCode)
+	assert.Equal(t, new("first"), after.ExitReason)
+	assert.Nil(t, after.StatusReason, "what has stopped waits for nothing")
+	assert.Equal(t, new("pod"), after.PodName)
+
+	waiting := s.run(t, state.StatusPending)
+	_, err = s.AnnotateRun(t.Context(), waiting.RunID, 1, state.RunUpdate{StatusReason: new("waits")})
+	require.NoError(t, err)
+	assert.Equal(t, new("waits"), s.get(t, waiting.RunID).StatusReason)
+}
+
+func TestStopRun(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	r := s.run(t, state.StatusRunning)
+
+	stopped, did, err := s.StopRun(t.Context(), r.RunID, state.ReasonTerminated)
+	require.NoError(t, err)
+	assert.True(t, did)
+	assert.Equal(t, state.StatusStopped, stopped.Status)
+	assert.Equal(t, new(state.ExitCodeNeverStarted), stopped.ExitCode)
+	assert.Equal(t, new(state.ReasonTerminated), stopped.ExitReason)
+	assert.NotNil(t, stopped.FinishedAt)
+
+	again, did, err := s.StopRun(t.Context(), r.RunID, "another reason")
+	require.NoError(t, err)
+	assert.False(t, did)
+	assert.Equal(t, stopped, again)
+
+	_, _, err = s.StopRun(t.Context(), "no-such-run", "x")
+	assert.ErrorAs(t, err, new(state.MissingResource))
+}
+
+func TestListChildRunsFindsRunsByTheirEnvironment(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	parent := s.run(t, state.StatusRunning)
+	asChild := func(r *state.Run) { r.Env = append(r.Env, state.EnvVar{Name: state.ParentRunEnv, Value: parent.RunID}) }
+	first, second := s.run(t, state.StatusRunning, asChild), s.run(t, state.StatusStopped, asChild)
+	s.run(t, state.StatusRunning, func(r *state.Run) {
+		r.Env = state.EnvList{{Name: "OTHER", Value: parent.RunID}, {Name: state.ParentRunEnv, Value: "other"}}
+	})
+	children, err := s.ListChildRuns(t.Context(), parent.RunID)
+	require.NoError(t, err)
+	assert.Equal(t, []string{first.RunID, second.RunID}, children)
+}
