@@ -56,19 +56,14 @@ func (w *statusWorker) follow(ctx context.Context, cluster string) error {
 	if _, ok := eng.(engine.OnNode); ok {
 		return w.followEngine(ctx, cluster, eng)
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	err = w.Locker.Lead(ctx, leadFollow+cluster, func(leading context.Context) error {
-		err := w.followEngine(leading, cluster, eng)
-		if err != nil && leading.Err() == nil {
-			cancel(err) // give the lead up, so that a server that can may have it
+	return w.Locker.Lead(ctx, leadFollow+cluster, func(ctx context.Context) error {
+		// Whoever leads again after a failure may find another engine.
+		eng, err := w.Clusters.Engine(ctx, cluster)
+		if err != nil {
+			return fmt.Errorf("opening the cluster: %w", err)
 		}
-		return err
+		return w.followEngine(ctx, cluster, eng)
 	})
-	if cause := context.Cause(ctx); cause != nil && err == nil {
-		return cause
-	}
-	return err
 }
 
 // followEngine follows until ctx ends, or the cluster's engine is another.

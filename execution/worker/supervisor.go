@@ -76,8 +76,9 @@ func (s *Supervisor) Run(ctx context.Context) error {
 			s.Logger.Info("worker type not enabled on this server", "worker_type", kind)
 			continue
 		}
-		counts[kind] = make(chan int, 1)
-		group.Go(func() error { return s.keep(ctx, kind, w, counts[kind]) })
+		changes := make(chan int, 1)
+		counts[kind] = changes
+		group.Go(func() error { return s.keep(ctx, kind, w, changes) })
 	}
 	group.Go(func() error { return s.watchCounts(ctx, counts) })
 	group.Go(func() error { return newUpkeep(s.SupervisorConfig).Run(ctx) })
