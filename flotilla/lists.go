@@ -1,0 +1,180 @@
+package flotilla
+
+import (
+	"encoding/json"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/stitchfix/flotilla-os/state"
+)
+
+const (
+	defaultLimit = 1024
+	// maxLimit cuts larger limits (rest-api.md, Lists).
+	maxLimit = 10_000
+	// maxOffset refuses what cannot be a place in a list.
+	maxOffset = 1 << 40
+
+	ascending  = "asc"
+	descending = "desc"
+)
+
+// Query parameters of lists that are no field filters.
+const (
+	paramLimit      = "limit"
+	paramOffset     = "offset"
+	paramSortBy     = "sort_by"
+	paramOrder      = "order"
+	paramEnv        = "env"
+	paramExactTotal = "exact_total"
+	paramLatestOnly = "latest_only"
+	paramName       = "name"
+)
+
+// listOptions reads the query of a list. Names and values of the field
+// filters are left to the list itself to check.
+func listOptions(r *http.Request, defaultSort string) (opts state.ListOptions, err error) {
+	query := r.URL.Query()
+	if opts.Limit, opts.Offset, err = pageOf(query); err != nil {
+		return opts, err
+	}
+	opts.SortBy = defaultSort
+	if sortBy := query.Get(paramSortBy); sortBy != "" {
+		opts.SortBy = sortBy
+	}
+	switch opts.Order = query.Get(paramOrder); opts.Order {
+	case "":
+		opts.Order = ascending
+	case ascending, descending:
+	default:
+		return opts, state.Malformedf("order must be %s or %s, not %q.", ascending, descending, clip(opts.Order))
+	}
+	if opts.ExactTotal, err = boolOf(query, paramExactTotal, false); err != nil {
+		return opts, err
+	}
+	if opts.Env, err = envFilters(query[paramEnv]); err != nil {
+		return opts, err
+	}
+	opts.Filters = fieldFilters(query)
+	return opts, nil
+}
+
+func pageOf(query url.Values) (limit, offset int, err error) {
+	if limit, err = countOf(query, paramLimit, defaultLimit); err != nil {
+		return 0, 0, err
+	}
+	if offset, err = countOf(query, paramOffset, 0); err != nil {
+		return 0, 0, err
+	}
+	if offset > maxOffset {
+		return 0, 0, state.Malformedf("offset must be at most %d.", maxOffset)
+	}
+	return min(limit, maxLimit), offset, nil
+}
+
+// countOf is a parameter that counts rows. A number beyond the machine's is
+// the largest that it has.
+func countOf(query url.Values, name string, absent int) (int, error) {
+	text := query.Get(name)
+	if text == "" {
+		return absent, nil
+	}
+	if strings.Trim(text, "0123456789") != "" {
+		return 0, state.Malformedf("%s must be a whole number of at least 0, not %q.", name, clip(text))
+	}
+	// Digits only: what can fail is the size, and then n is the largest int.
+	n, _ := strconv.Atoi(text)
+	return n, nil
+}
+
+func boolOf(query url.Values, name string, absent bool) (bool, error) {
+	switch text := query.Get(name); text {
+	case "":
+		return absent, nil
+	case "true":
+		return true, nil
+	case "false":
+		return false, nil
+	default:
+		return false, state.Malformedf("%s must be true or false, not %q.", name, clip(text))
+	}
+}
+
+// envFilters reads NAME|VALUE pairs; a single empty one is no filter.
+func envFilters(values []string) ([]state.EnvVar, error) {
+	if isEmptyFilter(values) {
+		return nil, nil
+	}
+	var env []state.EnvVar
+	for _, text := range values {
+		name, value, ok := strings.Cut(text, "|")
+		if !ok {
+			return nil, state.Malformedf("env must be NAME|VALUE, and %q has no |.", clip(text))
+		}
+		env = append(env, state.EnvVar{Name: name, Value: value})
+	}
+	return env, nil
+}
+
+// isEmptyFilter reports whether a filter was sent without a value, as the old
+// web UI does for every field left blank.
+func isEmptyFilter(values []string) bool {
+	return len(values) == 0 || (len(values) == 1 && values[0] == "")
+}
+
+func fieldFilters(query url.Values) map[string][]string {
+	filters := maps.Clone(map[string][]string(query))
+	for _, name := range []string{
+		paramLimit, paramOffset, paramSortBy, paramOrder, paramEnv, paramExactTotal,
+	} {
+		delete(filters, name)
+	}
+	return filters
+}
+
+// listAnswer is a page of a list with what was asked echoed.
+type listAnswer struct {
+	// itemsName is the member that holds the items.
+	itemsName string
+	items     any
+	total     int
+	estimate  bool
+	opts      state.ListOptions
+}
+
+// MarshalJSON writes each filter under its own name, as an array.
+func (l listAnswer) MarshalJSON() ([]byte, error) {
+	env := map[string]string{}
+	for _, v := range l.opts.Env {
+		env[v.Name] = v.Value
+	}
+	members := map[string]any{}
+	for name, values := range l.opts.Filters {
+		if !isEmptyFilter(values) {
+			members[name] = values
+		}
+	}
+	members["total"] = l.total
+	members[l.itemsName] = l.items
+	members[paramLimit] = l.opts.Limit
+	members[paramOffset] = l.opts.Offset
+	members[paramSortBy] = l.opts.SortBy
+	members[paramOrder] = l.opts.Order
+	members["env_filters"] = env
+	if l.estimate {
+		members["total_is_estimate"] = true
+	}
+	return json.Marshal(members)
+}
+
+// present makes an absent list an empty one.
+func present[T any](items []T) []T {
+	if items == nil {
+		return []T{}
+	}
+	return slices.Clip(items)
+}

@@ -1,0 +1,114 @@
+package flotilla
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/stitchfix/flotilla-os/services"
+)
+
+type logsAnswer struct {
+	Log      string `json:"log"`
+	LastSeen string `json:"last_seen"`
+}
+
+// Query parameters of the log.
+const (
+	paramLastSeen = "last_seen"
+	paramRawText  = "raw_text"
+	paramFollow   = "follow"
+	paramRole     = "role"
+	paramFacility = "facility"
+)
+
+func (e *endpoints) getLogs(w http.ResponseWriter, r *http.Request) error {
+	query := r.URL.Query()
+	raw, err := boolOf(query, paramRawText, false)
+	if err != nil {
+		return err
+	}
+	follow, err := boolOf(query, paramFollow, false)
+	if err != nil {
+		return err
+	}
+	request := services.LogRequest{
+		LastSeen: query.Get(paramLastSeen), Role: query.Get(paramRole), Facility: query.Get(paramFacility),
+	}
+	switch {
+	case follow:
+		return e.followLog(w, r, request)
+	case raw:
+		return e.streamLog(w, r, request)
+	}
+	return e.pageLog(w, r, request)
+}
+
+func (e *endpoints) pageLog(w http.ResponseWriter, r *http.Request, request services.LogRequest) error {
+	ctx, cancel := context.WithTimeout(r.Context(), e.answerWithin)
+	defer cancel()
+	page, err := e.logs.Page(ctx, pathParam(r, "run_id"), request)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, logsAnswer(page))
+}
+
+// streamLog answers the whole log as it is.
+func (e *endpoints) streamLog(w http.ResponseWriter, r *http.Request, request services.LogRequest) error {
+	stream := newStream(w, typePlainText)
+	err := e.logs.Stream(r.Context(), pathParam(r, "run_id"), stream, request.Role, request.Facility)
+	if err != nil {
+		return err
+	}
+	return stream.begin()
+}
+
+// stalledAfter is how long a reader of a stream may take nothing.
+const stalledAfter = 30 * time.Second
+
+// stream is an answer of any length: the server's write timeout does not end
+// it, a reader who takes nothing does. Its header is written with its first
+// byte, so that an error before that is answered as one.
+type stream struct {
+	w           http.ResponseWriter
+	control     *http.ResponseController
+	contentType string
+	begun       bool
+}
+
+func newStream(w http.ResponseWriter, contentType string) *stream {
+	return &stream{w: w, control: http.NewResponseController(w), contentType: contentType}
+}
+
+// begin writes the header, once.
+func (s *stream) begin() error {
+	if s.begun {
+		return nil
+	}
+	s.begun = true
+	header := s.w.Header()
+	header.Set("Content-Type", s.contentType)
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Cache-Control", "no-store")
+	if err := s.control.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	s.w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+// Write implements io.Writer.
+func (s *stream) Write(p []byte) (int, error) {
+	if err := s.begin(); err != nil {
+		return 0, err
+	}
+	// Deadlines of a connection are of the wall clock.
+	if err := s.control.SetWriteDeadline(time.Now().Add(stalledAfter)); err != nil {
+		return 0, err
+	}
+	return s.w.Write(p)
+}
+
+// flush sends what was written.
+func (s *stream) flush() error { return s.control.Flush() }

@@ -1,0 +1,37 @@
+package flotilla
+
+import (
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/stitchfix/flotilla-os/config"
+)
+
+const (
+	// idleTimeout closes connections on which nothing is asked.
+	idleTimeout = 2 * time.Minute
+	// maxHeaderBytes leaves room for a long list of filters in the address.
+	maxHeaderBytes = 1 << 20
+)
+
+// NewServer makes the server of the API with the configured timeouts. The
+// caller listens, serves, and shuts it down.
+func NewServer(h http.Handler, cfg config.HTTP, logger *slog.Logger) *http.Server {
+	return &http.Server{
+		Addr:              cfg.ListenAddress,
+		Handler:           h,
+		ReadTimeout:       cfg.ReadTimeout,
+		ReadHeaderTimeout: cfg.ReadTimeout,
+		WriteTimeout:      cfg.WriteTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
+	}
+}
+
+// answerWithin is how long a request may be worked on so that its answer,
+// an error perhaps, is still sent before the server closes the connection.
+func answerWithin(cfg config.HTTP) time.Duration {
+	return cfg.WriteTimeout - min(time.Second, cfg.WriteTimeout/10)
+}
