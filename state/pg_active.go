@@ -30,9 +30,11 @@ func (m *Manager) selectRuns(ctx context.Context, text string, args ...any) ([]R
 	return runs, nil
 }
 
-const stoppedAmongSQL = `SELECT run_id FROM task WHERE run_id = ANY($1) AND status = 'STOPPED' ORDER BY run_id`
+const stoppedAmongSQL = `SELECT id FROM unnest($1::varchar[]) AS id
+	WHERE NOT EXISTS (SELECT FROM task WHERE run_id = id AND status <> 'STOPPED')
+	ORDER BY id`
 
-// StoppedAmong gives those of the ids whose run is STOPPED, in order.
+// StoppedAmong gives those of the ids whose run is STOPPED, or gone, in order.
 func (m *Manager) StoppedAmong(ctx context.Context, runIDs []string) ([]string, error) {
 	var stopped []string
 	err := m.db.SelectContext(ctx, &stopped, stoppedAmongSQL, pq.StringArray(runIDs))

@@ -32,8 +32,9 @@ const (
 // status"): it moves the run forward along its life, and where the status is
 // known but no such move, it adds only an exit reason and exceptions where
 // there were none. It answers the row as it is now, and whether the report
-// stopped the run. MalformedInput where the status is none, MissingResource
-// where there is no such run.
+// moved the run. The reason is the report's; services derives one from the
+// exceptions. MalformedInput where the status is none, MissingResource where
+// there is no such run.
 func (m *Manager) SelfReportRun(ctx context.Context, runID string, s SelfReport) (Run, bool, error) {
 	if !s.Status.Valid() {
 		return Run{}, false, Malformedf("status %q is unknown; it may be one of %v", s.Status, Statuses)
@@ -45,13 +46,13 @@ func (m *Manager) SelfReportRun(ctx context.Context, runID string, s SelfReport)
 		RunExceptions Strings        `db:"run_exceptions"`
 		To            Status         `db:"to_status"`
 		Guard         pq.StringArray `db:"guard"`
-	}{runID, s.ExitCode, s.reason(), s.RunExceptions, s.Status, reportGuard(s.Status)}
+	}{runID, s.ExitCode, s.ExitReason, s.RunExceptions, s.Status, reportGuard(s.Status)}
 	if len(arg.RunExceptions) == 0 {
 		arg.RunExceptions = nil
 	}
 	r, moved, err := m.moved(ctx, moveReportedSQL, runID, arg)
 	if err != nil || moved {
-		return r, moved && s.Status.Final(), err
+		return r, moved, err
 	}
 	if arg.ExitReason == nil && arg.RunExceptions == nil {
 		return r, false, nil
