@@ -1,0 +1,112 @@
+package state
+
+import (
+	"context"
+	"slices"
+)
+
+// ListDefinitions answers a page of definitions, with ports and tags, in one
+// query, and how many there are.
+func (m *Manager) ListDefinitions(ctx context.Context, o ListOptions) (DefinitionList, error) {
+	var rows []definitionRow
+	total, err := m.list(ctx, &rows, listQuery{definitionResource, definitionColumns, "task_def"}, o)
+	if err != nil {
+		return DefinitionList{}, err
+	}
+	list := DefinitionList{Total: total, Definitions: make([]Definition, len(rows))}
+	for i, row := range rows {
+		list.Definitions[i] = row.definition()
+	}
+	return list, nil
+}
+
+// latestTemplates stands for the table where only the newest version of each
+// name is wanted.
+const latestTemplates = `(
+	SELECT DISTINCT ON (template_name) * FROM template ORDER BY template_name, version DESC
+) AS template`
+
+// ListTemplates answers a page of templates and how many there are.
+func (m *Manager) ListTemplates(ctx context.Context, o ListOptions) (TemplateList, error) {
+	source := "template"
+	if o.LatestOnly {
+		source = latestTemplates
+	}
+	list := TemplateList{Templates: []Template{}}
+	total, err := m.list(ctx, &list.Templates, listQuery{templateResource, templateColumns, source}, o)
+	list.Total = total
+	return list, err
+}
+
+// listQuery is a list of a small table; runs have their own.
+type listQuery struct {
+	resource
+	// columns and source are fixed texts.
+	columns, source string
+}
+
+// list reads a page into rows, a pointer to a slice, and counts.
+func (m *Manager) list(ctx context.Context, rows any, q listQuery, o ListOptions) (total int, err error) {
+	limit, err := pageOf(o)
+	if err != nil {
+		return 0, err
+	}
+	c, err := q.conditions(o)
+	if err != nil {
+		return 0, err
+	}
+	sort, down, err := q.order(o)
+	if err != nil {
+		return 0, err
+	}
+	direction := " ASC"
+	if down {
+		direction = " DESC"
+	}
+	if err := m.db.GetContext(ctx, &total, `SELECT count(*) FROM `+q.source+c.where(), c.args...); err != nil || limit == 0 {
+		return total, interpretError(err)
+	}
+	page := conditions{c.texts, slices.Clone(c.args)}
+	limits := ` LIMIT ` + page.bind(limit) + ` OFFSET ` + page.bind(o.Offset)
+	err = m.db.SelectContext(ctx, rows, `SELECT `+q.columns+` FROM `+q.source+page.where()+
+		` ORDER BY `+sort+direction+` NULLS LAST, `+q.id+direction+limits, page.args...)
+	return total, interpretError(err)
+}
+
+const (
+	countGroupsSQL = `SELECT count(DISTINCT group_name) FROM task_def WHERE group_name <> '' AND group_name LIKE $1`
+	listGroupsSQL  = `SELECT DISTINCT group_name FROM task_def WHERE group_name <> '' AND group_name LIKE $1
+ORDER BY group_name LIMIT $2 OFFSET $3`
+	countTagsSQL = `SELECT count(*) FROM tags WHERE text LIKE $1`
+	listTagsSQL  = `SELECT text FROM tags WHERE text LIKE $1 ORDER BY text LIMIT $2 OFFSET $3`
+)
+
+// ListGroups answers a page of the group names of definitions that contain
+// name.
+func (m *Manager) ListGroups(ctx context.Context, limit, offset int, name string) (NameList, error) {
+	return m.listNames(ctx, nameQuery{countGroupsSQL, listGroupsSQL}, ListOptions{Limit: limit, Offset: offset}, name)
+}
+
+// ListTags answers a page of the tags that contain name.
+func (m *Manager) ListTags(ctx context.Context, limit, offset int, name string) (NameList, error) {
+	return m.listNames(ctx, nameQuery{countTagsSQL, listTagsSQL}, ListOptions{Limit: limit, Offset: offset}, name)
+}
+
+type nameQuery struct{ count, page string }
+
+func (m *Manager) listNames(ctx context.Context, q nameQuery, o ListOptions, name string) (NameList, error) {
+	list := NameList{Names: []string{}}
+	limit, err := pageOf(o)
+	if err != nil {
+		return list, err
+	}
+	if err := checkText("name", name); err != nil {
+		return list, err
+	}
+	pattern := likePattern(name)
+	if err := m.db.GetContext(ctx, &list.Total, q.count, pattern); err != nil || limit == 0 {
+		return list, interpretError(err)
+	}
+	err = m.db.SelectContext(ctx, &list.Names, q.page, pattern, limit, o.Offset)
+	return list, interpretError(err)
+}
