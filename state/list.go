@@ -1,5 +1,20 @@
 package state
 
+// Bounds and defaults of lists (rest-api.md, Lists).
+const (
+	// DefaultListLimit is the length of a page where the client names none.
+	DefaultListLimit = 1024
+	// MaxListLimit is the longest page; a larger limit is cut to it.
+	MaxListLimit = 10_000
+
+	OrderAscending  = "asc"
+	OrderDescending = "desc"
+
+	DefaultRunSort        = "group_name"
+	DefaultDefinitionSort = "group_name"
+	DefaultTemplateSort   = "template_name"
+)
+
 // ListOptions say which part of a list is wanted (rest-api.md, Lists).
 type ListOptions struct {
 	// Limit and Offset count rows.

@@ -23,7 +23,7 @@ func (m *Manager) ListRuns(ctx context.Context, o ListOptions) (RunList, error) 
 	}
 	// The planner cannot know how many runs have a variable, and either plan
 	// is ruinous where it guesses wrong; a count tells.
-	counted := -1
+	counted := notCounted
 	if len(o.Env) > 0 || q.limit == 0 {
 		if counted, err = m.countRuns(ctx, q); err != nil {
 			return RunList{}, err
@@ -49,9 +49,11 @@ type shown struct {
 	rows int
 	// more says that a row follows.
 	more bool
-	// counted is the result of countRuns, -1 where it was not needed yet.
+	// counted is the result of countRuns, notCounted where it was not needed.
 	counted int
 }
+
+const notCounted = -1
 
 // totalOfRuns is exact up to exactTotals, and beyond that the planner's
 // estimate, but never less than what a client that pages until it has seen
@@ -61,29 +63,25 @@ func (m *Manager) totalOfRuns(ctx context.Context, q *runQuery, s shown) (total 
 	if s.more {
 		seen++
 	}
+	// A place behind the end of the list says nothing of its length.
+	least := seen
+	if s.rows == 0 {
+		least = 0
+	}
 	if q.exactTotal {
 		err := m.db.GetContext(ctx, &total, `SELECT count(*) FROM task`+q.where(), q.args...)
-		return max(total, seen), false, interpretError(err)
+		return max(total, least), false, interpretError(err)
 	}
-	ended := q.limit > 0 && !s.more && (s.rows > 0 || q.offset == 0)
-	switch {
-	case ended && seen <= exactTotals:
+	if ended := q.limit > 0 && !s.more && (s.rows > 0 || q.offset == 0); ended && seen <= exactTotals {
 		return seen, false, nil
-	case s.counted < 0 && seen <= exactTotals:
-		if s.counted, err = m.countRuns(ctx, q); err != nil {
-			return 0, false, err
-		}
-	case s.counted < 0 && s.rows == 0:
-		// A place behind the end of the list says nothing of its length.
+	}
+	if s.counted == notCounted && least <= exactTotals {
 		if s.counted, err = m.countRuns(ctx, q); err != nil {
 			return 0, false, err
 		}
 	}
-	if s.counted >= 0 && s.counted <= exactTotals && (s.rows == 0 || seen <= exactTotals) {
-		if s.rows > 0 {
-			return max(s.counted, seen), false, nil
-		}
-		return s.counted, false, nil
+	if total := max(s.counted, least); total <= exactTotals {
+		return total, false, nil
 	}
 	estimate, err := m.estimateRuns(ctx, q)
 	return max(estimate, exactTotals+1, seen), true, err
