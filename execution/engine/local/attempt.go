@@ -8,9 +8,12 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/stitchfix/flotilla-os/config/fault"
 )
 
 // ShimCommand is the word on the command line that makes this program a shim.
@@ -55,17 +58,19 @@ func launch(program string, folder Folder) (*attempt, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting the shim: %w", err)
 	}
-	a := &attempt{folder: folder, child: child, pidfd: pollable(pidfd)}
 	if line, _ := bufio.NewReader(output).ReadString('\n'); line == readyLine {
-		return a, nil
+		return &attempt{folder: folder, child: child, pidfd: pollable(pidfd)}, nil
 	}
-	return nil, fmt.Errorf("%w: %w", errNoStart, child.Wait())
+	if pidfd >= 0 {
+		_ = unix.Close(pidfd)
+	}
+	return nil, errors.Join(errNoStart, child.Wait())
 }
 
-// shimEnvironment holds nothing but what commands get from it: the server's own environment has secrets.
+// shimEnvironment holds nothing but what commands and container clients get from it: the server's own has secrets.
 func shimEnvironment() []string {
 	var entries []string
-	for _, name := range passedOn {
+	for _, name := range slices.Concat(passedOn, clientVariables, []string{fault.EnvVar}) {
 		if value, ok := os.LookupEnv(name); ok {
 			entries = append(entries, name+"="+value)
 		}
@@ -122,6 +127,17 @@ const lockPoll = 250 * time.Millisecond
 
 // wait returns nil when the shim is gone, and the context's error when that ends first.
 func (a *attempt) wait(ctx context.Context) error {
+	if err := a.waitGone(ctx); err != nil {
+		return err
+	}
+	a.close()
+	if a.child != nil {
+		_ = a.child.Wait() // its status says nothing that the folder does not
+	}
+	return nil
+}
+
+func (a *attempt) waitGone(ctx context.Context) error {
 	if a.pidfd == nil {
 		return a.waitLock(ctx)
 	}
@@ -139,10 +155,6 @@ func (a *attempt) wait(ctx context.Context) error {
 	}
 	if err != nil {
 		return a.waitLock(ctx)
-	}
-	a.close()
-	if a.child != nil {
-		_ = a.child.Wait() // its status says nothing that the folder does not
 	}
 	return nil
 }
@@ -224,7 +236,7 @@ func removeLeftovers(ctx context.Context, folder Folder) error {
 		case <-retry.C:
 		}
 	}
-	var errs []error
+	errs := []error{spec.Container.remove(ctx)}
 	for _, c := range cgroups {
 		errs = append(errs, c.remove())
 	}

@@ -33,6 +33,9 @@ type Spec struct {
 	Argv []string `json:"argv"`
 	// Env holds NAME=value entries in their order.
 	Env []string `json:"env"`
+	// MemoryMB and CPUMillicores are what the run requests: its share of the capacity.
+	MemoryMB      int64 `json:"memory_mb"`
+	CPUMillicores int64 `json:"cpu_millicores"`
 	// MemoryLimitMB is in units of 10^6 bytes, as the "M" of Kubernetes; 0 means no limit.
 	MemoryLimitMB int64 `json:"memory_limit_mb"`
 	// CPULimitMillicores is enforced by a cgroup quota where one is to be had; 0 means no limit.
@@ -42,6 +45,8 @@ type Spec struct {
 	// GraceSeconds lie between SIGTERM and SIGKILL.
 	GraceSeconds int64  `json:"terminate_grace_seconds"`
 	Limits       Limits `json:"limits"`
+	// Container is set where Argv is a container runtime's command line; the runtime then keeps the limits.
+	Container *Container `json:"container,omitempty"`
 }
 
 // Started says that the shim has taken the attempt: from here on it is never started again.
@@ -80,6 +85,11 @@ func AttemptFolder(dataDir, runID string, attempt int) Folder {
 }
 
 func (f Folder) path(name string) string { return filepath.Join(string(f), name) }
+
+// name is "RUN/attempt-N".
+func (f Folder) name() string {
+	return filepath.Join(filepath.Base(filepath.Dir(string(f))), filepath.Base(string(f)))
+}
 
 // LogPath is the file that holds stdout and stderr as the command wrote them.
 func (f Folder) LogPath() string { return f.path(logFile) }
@@ -130,6 +140,9 @@ func (f Folder) ReadExit() (*Exit, error) {
 
 // RequestStop leaves the wish to stop in the folder, so that a shim that has not looked yet does not start its command.
 func (f Folder) RequestStop() error {
+	if f.stopRequested() {
+		return nil
+	}
 	if err := os.MkdirAll(string(f), 0o700); err != nil {
 		return fmt.Errorf("making the run's folder: %w", err)
 	}

@@ -112,7 +112,18 @@ type enclosure interface {
 	close() error
 }
 
-// enclose makes the enclosure of one attempt; name must be unique on the machine's cgroup parents.
+// enclosureName names the cgroups of an attempt.
+func enclosureName(runID string, attempt int) string { return fmt.Sprintf("%s-%d", runID, attempt) }
+
+// enclose makes the enclosure of the attempt. A container's runtime keeps its limits; its client needs none.
+func (s Spec) enclose() (enclosure, error) {
+	if s.Container != nil {
+		return newWatchdog(Spec{}), nil
+	}
+	return s.Limits.enclose(enclosureName(s.RunID, s.Attempt), s)
+}
+
+// enclose makes an enclosure; name must be unique on the machine's cgroup parents.
 func (l Limits) enclose(name string, spec Spec) (enclosure, error) {
 	switch l.Mode {
 	case ModeCgroup2:

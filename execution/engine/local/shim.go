@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/stitchfix/flotilla-os/config/fault"
 )
 
 // Exit statuses of the shim itself, for its parent's log only: what happened to the run is in the folder.
@@ -79,17 +81,19 @@ func (s *shim) run() error {
 		return err
 	}
 	defer func() { _ = lock.Close() }()
+	fault.Point(fault.ShimLocked)
 	signal.Notify(s.ended, unix.SIGCHLD)
 	signal.Notify(s.terminate, unix.SIGTERM, unix.SIGINT)
 	signal.Ignore(unix.SIGHUP, unix.SIGPIPE)
 	if err := s.take(); err != nil {
 		return err
 	}
-	failure := s.launch()
-	s.ready()
-	if failure != nil {
+	fault.Point(fault.ShimStartedRecorded)
+	if failure := s.launch(); failure != nil {
 		return errors.Join(s.finish(Exit{ExitCode: neverStartedCode, Reason: failure.Error(), NeverStarted: true}), s.release())
 	}
+	fault.Point(fault.ShimCommandStarted)
+	s.ready()
 	s.follow()
 	s.sweep()
 	return errors.Join(s.finish(s.result()), s.release())
@@ -131,7 +135,7 @@ func (s *shim) launch() error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("becoming a subreaper: %w", err)
 	}
-	inside, err := s.spec.Limits.enclose(enclosureName(s.spec.RunID, s.spec.Attempt), s.spec)
+	inside, err := s.spec.enclose()
 	if err != nil {
 		return fmt.Errorf("setting the run's limits: %w", err)
 	}
@@ -139,8 +143,6 @@ func (s *shim) launch() error {
 	s.main, err = inside.start(s.fork)
 	return err
 }
-
-func enclosureName(runID string, attempt int) string { return fmt.Sprintf("%s-%d", runID, attempt) }
 
 // fork starts the command as the leader of its own process group in our session.
 func (s *shim) fork(attr *sysProcAttr) (int, error) {
@@ -160,13 +162,20 @@ func (s *shim) fork(attr *sysProcAttr) (int, error) {
 	defer func() { _ = input.Close() }()
 	attr.Setpgid = true
 	pid, err := syscall.ForkExec(program, s.spec.Argv, &syscall.ProcAttr{
-		Dir: s.folder.path(workFolder), Env: s.folder.environment(s.spec.Env), Sys: attr,
+		Dir: s.folder.path(workFolder), Env: s.environment(), Sys: attr,
 		Files: []uintptr{input.Fd(), output.Fd(), output.Fd()},
 	})
 	if err != nil {
 		return 0, fmt.Errorf("the command cannot be started: %w", err)
 	}
 	return pid, nil
+}
+
+func (s *shim) environment() []string {
+	if s.spec.Container != nil {
+		return clientEnvironment(s.spec.Env)
+	}
+	return s.folder.environment(s.spec.Env)
 }
 
 // ready tells the parent; one that has died, or never asked, is no matter.
@@ -176,7 +185,9 @@ func (s *shim) ready() {
 
 func (s *shim) finish(exit Exit) error {
 	exit.StartedAt, exit.FinishedAt = s.started.StartedAt, time.Now()
-	return s.folder.write(exitFile, exit)
+	err := s.folder.write(exitFile, exit)
+	fault.Point(fault.ShimExitWritten)
+	return err
 }
 
 // release gives back what the limits took from the machine.

@@ -1,7 +1,10 @@
 package local
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,10 +35,15 @@ func (s *shim) follow() {
 	if !s.started.DeadlineAt.IsZero() {
 		deadline.Reset(time.Until(s.started.DeadlineAt))
 	}
+	// The first reason to end the command counts; asked again, it is not told again, as a container is not.
 	begin := func(why cause, grace time.Duration) {
-		if s.cause == causeNone {
-			s.cause = why
-			kill.Reset(grace)
+		if s.cause != causeNone {
+			return
+		}
+		s.cause = why
+		kill.Reset(grace)
+		if grace > 0 {
+			s.signal(unix.SIGTERM)
 		}
 	}
 	grace := time.Duration(s.spec.GraceSeconds) * time.Second
@@ -45,10 +53,8 @@ func (s *shim) follow() {
 			s.reap()
 		case <-s.terminate:
 			begin(causeTerminate, grace)
-			s.signal(unix.SIGTERM)
 		case <-deadline.C:
 			begin(causeDeadline, grace)
-			s.signal(unix.SIGTERM)
 		case <-samples.C:
 			if s.metered.add(time.Now(), s.inside.measure(false)) {
 				begin(causeMemory, 0)
@@ -120,6 +126,23 @@ func (s *shim) sweep() {
 		}
 	}
 	s.metered.add(time.Now(), s.inside.measure(true))
+	s.metered.oom = s.containerEnd() || s.metered.oom
+}
+
+// containerEnd removes the container, where there is one, and answers whether it was killed for memory. Code 0 is a
+// success all the same: only a child was killed.
+func (s *shim) containerEnd() bool {
+	if s.spec.Container == nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), sweepPatience)
+	defer cancel()
+	oom, err := s.spec.Container.killedForMemory(ctx)
+	if err := errors.Join(err, s.spec.Container.remove(ctx)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	code, _ := ownVerdict(s.status)
+	return oom && code != 0
 }
 
 // result turns how the command ended into what is recorded. 137 is written for memory kills and for what the command

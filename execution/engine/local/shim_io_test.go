@@ -81,8 +81,7 @@ func TestCommandThatCannotBeExecuted(t *testing.T) {
 	for name, change := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			exit := ended(t, launched(t, makeAttempt(t, limits, "true", change)))
-			assert.True(t, exit.NeverStarted)
+			exit := neverStarted(t, makeAttempt(t, limits, "true", change))
 			assert.Equal(t, 1, exit.ExitCode)
 			assert.Contains(t, exit.Reason, "cannot be started")
 		})

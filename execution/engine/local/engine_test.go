@@ -1,0 +1,261 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/stitchfix/flotilla-os/execution/engine"
+	"github.com/stitchfix/flotilla-os/state"
+)
+
+func TestRunGoesItsWay(t *testing.T) {
+	t.Parallel()
+	r := newRows()
+	e := makeEngine(t, t.TempDir(), r)
+	follow(t, e, r)
+	driving(t, e)
+	run := queuedRun(r, "echo hello; exit 3", func(run *state.Run) { run.Env = state.EnvList{{Name: "$A B", Value: "1"}} })
+	execute(t, e, r, run)
+	got := awaitStatus(t, r, run, state.StatusStopped)
+	assert.Equal(t, int64(3), *got.ExitCode)
+	assert.Equal(t, e.Node(), got.InstanceID, "the start was committed with the acceptance")
+	assert.Equal(t, int64(256), *got.Memory)
+	assert.NotNil(t, got.StartedAt)
+	assert.NotNil(t, got.FinishedAt)
+	assert.Contains(t, logOf(t, e, got), "+ echo hello\nhello\n+ exit 3\n")
+	eventually(t, "the work folder is removed", func() bool {
+		_, err := os.Stat(e.folder(run.RunID, 1).path(workFolder))
+		return errors.Is(err, os.ErrNotExist)
+	})
+	spec, err := e.folder(run.RunID, 1).ReadSpec()
+	require.NoError(t, err)
+	assert.Equal(t, []string{"AB=1"}, spec.Env)
+	manifest, err := e.Manifest(t.Context(), got)
+	require.NoError(t, err)
+	assert.Contains(t, string(manifest), "run_id: "+run.RunID)
+	events, err := e.Events(t.Context(), got)
+	require.NoError(t, err)
+	require.Len(t, events, 2)
+	assert.Equal(t, "Started", events[0].Reason)
+	assert.Positive(t, r.beats, "a node without heartbeat has no orphans that anybody finds")
+}
+
+func TestMemoryKillIsReported(t *testing.T) {
+	t.Parallel()
+	r := newRows()
+	e := makeEngine(t, t.TempDir(), r)
+	follow(t, e, r)
+	run := queuedRun(r, eat)
+	execute(t, e, r, run)
+	got := awaitStatus(t, r, run, state.StatusStopped)
+	assert.Equal(t, state.ExitCodeOOM, *got.ExitCode)
+	assert.Equal(t, state.ReasonOOMKilled, *got.ExitReason)
+}
+
+func TestRunThatCanNeverFitIsRejected(t *testing.T) {
+	t.Parallel()
+	r := newRows()
+	e := makeEngine(t, t.TempDir(), r)
+	run := queuedRun(r, "true", func(run *state.Run) { run.RequestedMemory = new(int64(1025)) })
+	err := e.Execute(t.Context(), engine.Submission{Run: run, Accept: r.accept(run.RunID)})
+	var rejected engine.Rejected
+	require.ErrorAs(t, err, &rejected)
+	assert.Contains(t, rejected.Reason, "requests 1025 MB")
+	assert.Contains(t, rejected.Reason, "1024 MB and 8000 millicores")
+}
+
+func TestRunsWaitForCapacityInTheirOrder(t *testing.T) {
+	t.Parallel()
+	r := newRows()
+	e := makeEngine(t, t.TempDir(), r)
+	follow(t, e, r)
+	driving(t, e)
+	first := queuedRun(r, "echo $$ >ready; sleep 60", func(run *state.Run) { run.RequestedMemory = new(int64(600)) })
+	big := queuedRun(r, "true", func(run *state.Run) { run.RequestedMemory = new(int64(1024)) })
+	small := queuedRun(r, "true", func(run *state.Run) { run.RequestedMemory = new(int64(10)) })
+	execute(t, e, r, first)
+	awaitStatus(t, r, first, state.StatusRunning)
+	execute(t, e, r, big)
+	execute(t, e, r, small)
+	eventually(t, "the row says why it waits", func() bool {
+		reason := r.get(small.RunID).StatusReason
+		return reason != nil && strings.Contains(*reason, "waits for 10 MB")
+	})
+	assert.Equal(t, state.StatusPending, r.get(small.RunID).Status, "it would fit, but it came after the big one")
+	r.change(first.RunID, func(run *state.Run) { run.Status = state.StatusStopped })
+	require.NoError(t, e.Terminate(t.Context(), r.get(first.RunID)))
+	b := awaitStatus(t, r, big, state.StatusStopped)
+	s := awaitStatus(t, r, small, state.StatusStopped)
+	assert.False(t, s.StartedAt.Before(*b.FinishedAt), "the big one had the machine for itself")
+}
+
+func TestStoppedThroughAnotherServer(t *testing.T) {
+	t.Parallel()
+	r := newRows()
+	e := makeEngine(t, t.TempDir(), r)
+	follow(t, e, r)
+	driving(t, e)
+	running := queuedRun(r, "echo $$ >main; sleep 60", func(run *state.Run) { run.RequestedMemory = new(int64(1000)) })
+	waiting := queuedRun(r, "true", func(run *state.Run) { run.RequestedMemory = new(int64(1000)) })
+	execute(t, e, r, running)
+	main := pidIn(t, e.folder(running.RunID, 1), "main")
+	execute(t, e, r, waiting)
+	for _, run := range []state.Run{running, waiting} {
+		r.change(run.RunID, func(run *state.Run) { run.Status = state.StatusStopped })
+	}
+	eventually(t, "its process is ended", func() bool { return gone(main) })
+	eventually(t, "nothing is left of both", func() bool { return len(e.admission.ids(10)) == 0 })
+	assert.NoFileExists(t, e.folder(waiting.RunID, 1).path(startedFile))
+}
+
+func TestAcceptanceDecides(t *testing.T) {
+	t.Parallel()
+	r := newRows()
+	e := makeEngine(t, t.TempDir(), r)
+	follow(t, e, r)
+	driving(t, e)
+	t.Run("a run that is not ours any more is not executed", func(t *testing.T) {
+		run := queuedRun(r, "true", func(run *state.Run) { run.Status = state.StatusStopped })
+		execute(t, e, r, run)
+		assert.False(t, e.admission.has(run.RunID))
+		assert.NoFileExists(t, e.folder(run.RunID, 1).path(startedFile))
+	})
+	t.Run("an acceptance that was committed although it failed is found and executed once", func(t *testing.T) {
+		run := queuedRun(r, "echo once; sleep 0.2")
+		err := e.Execute(t.Context(), engine.Submission{Run: run, Accept: func(ctx context.Context, a state.Acceptance) (bool, error) {
+			_, _ = r.accept(run.RunID)(ctx, a)
+			return false, errAway
+		}})
+		require.ErrorIs(t, err, errAway)
+		execute(t, e, r, run) // the worker tries again
+		got := awaitStatus(t, r, run, state.StatusStopped)
+		assert.Equal(t, 1, strings.Count(logOf(t, e, got), "\nonce\n"))
+	})
+	t.Run("accepted twice, it is executed once", func(t *testing.T) {
+		run := queuedRun(r, "echo once; sleep 0.2")
+		execute(t, e, r, run)
+		execute(t, e, r, run)
+		got := awaitStatus(t, r, run, state.StatusStopped)
+		execute(t, e, r, run)
+		assert.Equal(t, 1, strings.Count(logOf(t, e, got), "\nonce\n"))
+	})
+}
+
+func TestManyRunsAtOnce(t *testing.T) {
+	t.Parallel()
+	r := newRows()
+	e := makeEngine(t, t.TempDir(), r)
+	follow(t, e, r)
+	driving(t, e)
+	var runs []state.Run
+	for range 40 {
+		runs = append(runs, queuedRun(r, "echo x >>../starts"))
+	}
+	for _, run := range runs {
+		go func() { _ = e.Execute(context.Background(), engine.Submission{Run: run, Accept: r.accept(run.RunID)}) }()
+	}
+	for _, run := range runs {
+		got := awaitStatus(t, r, run, state.StatusStopped)
+		assert.Equal(t, int64(0), *got.ExitCode)
+		assert.Equal(t, "x\n", contentOf(e.folder(run.RunID, 1).path("starts")))
+	}
+	eventually(t, "all shares are given back", func() bool {
+		e.admission.mu.Lock()
+		defer e.admission.mu.Unlock()
+		return e.admission.used == amount{} && len(e.admission.accepting) == 0
+	})
+}
+
+func TestLogPositions(t *testing.T) {
+	t.Parallel()
+	r := newRows()
+	e := makeEngine(t, t.TempDir(), r)
+	run := state.Run{RunID: "eks-log", AttemptCount: new(int64(2))}
+	for attempt, content := range map[int]string{1: "first\n", 2: "second\n"} {
+		folder := e.folder(run.RunID, attempt)
+		require.NoError(t, os.MkdirAll(string(folder), 0o700))
+		require.NoError(t, os.WriteFile(folder.LogPath(), []byte(content), 0o600))
+	}
+	const whole = "first\n--- attempt 2 ---\nsecond\n"
+	for _, limit := range []int64{1, 2, 7, 1000} {
+		var read strings.Builder
+		position := int64(0)
+		for {
+			chunk, err := e.Logs(t.Context(), run, engine.LogQuery{Offset: position, Limit: limit})
+			require.NoError(t, err)
+			require.LessOrEqual(t, int64(len(chunk.Data)), limit)
+			require.Equal(t, position+int64(len(chunk.Data)), chunk.Next)
+			if len(chunk.Data) == 0 {
+				break
+			}
+			read.Write(chunk.Data)
+			position = chunk.Next
+		}
+		assert.Equal(t, whole, read.String())
+	}
+	beyond, err := e.Logs(t.Context(), run, engine.LogQuery{Offset: 1 << 40, Limit: 10})
+	require.NoError(t, err)
+	assert.Empty(t, beyond.Data)
+	none, err := e.Logs(t.Context(), state.Run{RunID: "eks-none"}, engine.LogQuery{Limit: 10})
+	require.NoError(t, err, "not started yet: empty, not an error")
+	assert.Empty(t, none.Data)
+	_, err = e.Logs(t.Context(), state.Run{RunID: "eks-away", InstanceID: "other", InstanceDNS: "other-host"}, engine.LogQuery{Limit: 10})
+	require.ErrorAs(t, err, &state.MissingResource{})
+}
+
+func TestDeadlineOfARun(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2024, 5, 1, 12, 0, 0, 0, time.UTC)
+	e := &Engine{cfg: Config{Clock: func() time.Time { return now }}}
+	cases := map[string]struct {
+		run  state.Run
+		want int64
+	}{
+		"none":                       {state.Run{}, 0},
+		"the whole":                  {state.Run{ActiveDeadlineSeconds: new(int64(100))}, 100},
+		"what an earlier start left": {state.Run{ActiveDeadlineSeconds: new(int64(100)), StartedAt: new(now.Add(-30 * time.Second))}, 70},
+		"nothing left":               {state.Run{ActiveDeadlineSeconds: new(int64(100)), StartedAt: new(now.Add(-time.Hour))}, 1},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			assert.Equal(t, c.want, e.deadlineOf(c.run))
+		})
+	}
+}
+
+func TestOldRunsAreRemoved(t *testing.T) {
+	t.Parallel()
+	r := newRows()
+	e := makeEngine(t, t.TempDir(), r, func(c *Config) { c.LogRetention = time.Hour })
+	f := &follower{Engine: e, logger: e.cfg.Logger}
+	old, young := e.folder("eks-old", 1), e.folder("eks-young", 1)
+	for _, folder := range []Folder{old, young} {
+		require.NoError(t, folder.Prepare(Spec{}))
+	}
+	past := time.Now().Add(-2 * time.Hour)
+	require.NoError(t, os.Chtimes(string(old), past, past))
+	f.removeOld(t.Context())
+	assert.NoDirExists(t, string(old))
+	assert.DirExists(t, string(young))
+}
+
+func TestCommandThatTheSystemRefusesEndsTheRun(t *testing.T) {
+	t.Parallel()
+	r := newRows()
+	e := makeEngine(t, t.TempDir(), r)
+	follow(t, e, r)
+	run := queuedRun(r, strings.Repeat("x", 3<<20))
+	execute(t, e, r, run)
+	got := awaitStatus(t, r, run, state.StatusStopped)
+	assert.Equal(t, state.ExitCodeNeverStarted, *got.ExitCode)
+	assert.Contains(t, *got.ExitReason, "cannot be started")
+	assert.Nil(t, got.StartedAt)
+}
