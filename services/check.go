@@ -37,7 +37,9 @@ const (
 // of it.
 type faults []string
 
-func (f *faults) addf(format string, args ...any) { *f = append(*f, fmt.Sprintf(format, args...)) }
+func (f *faults) addf(format string, args ...any) {
+	*f = append(*f, shorten(fmt.Sprintf(format, args...)))
+}
 
 // err is a MalformedInput with all faults, nil where there are none.
 func (f faults) err() error {
@@ -163,6 +165,19 @@ func hasNUL(value any) bool {
 		}
 	}
 	return false
+}
+
+// maxSentence bounds in bytes what an answer repeats of a client's own text.
+const maxSentence = 1_000
+
+// shorten cuts the middle out of a long message: what is wrong stands at its
+// end, where at its beginning.
+func shorten(message string) string {
+	if len(message) <= maxSentence {
+		return message
+	}
+	const half = maxSentence / 2
+	return strings.ToValidUTF8(message[:half], "") + "…" + strings.ToValidUTF8(message[len(message)-half:], "")
 }
 
 // unique drops repeated values and keeps the order.

@@ -25,7 +25,9 @@ type RunStore interface {
 	ListChildRuns(ctx context.Context, parentID string) ([]string, error)
 	// StopRun answers the run as it is now and whether this call stopped it.
 	StopRun(ctx context.Context, id, reason string) (state.Run, bool, error)
-	SelfReportRun(ctx context.Context, id string, r state.SelfReport) (state.Run, error)
+	// SelfReportRun answers the run as it is now and whether the report
+	// stopped it.
+	SelfReportRun(ctx context.Context, id string, r state.SelfReport) (state.Run, bool, error)
 }
 
 // HistoryStore answers what the lifecycle choice asks of the past.
@@ -34,7 +36,7 @@ type HistoryStore interface {
 	// state.MissingResource where it never ran.
 	EstimateRuntime(ctx context.Context, executableID, commandHash string) (float64, error)
 	// ReattemptRate is the share (0 to 1) of multi-attempt spot runs of the
-	// last 18 minutes.
+	// last 18 minutes; state.MissingResource where there were none.
 	ReattemptRate(ctx context.Context) (float64, error)
 }
 
@@ -95,7 +97,7 @@ func NewExecutionService(c ExecutionConfig) (*ExecutionService, error) {
 		return nil, errors.New("services: executions need a store, clusters, engines, a waker, metrics, a logger and a clock")
 	}
 	s := &ExecutionService{c: c, log: c.Logger, endings: newTerminator(c.Engines, c.Logger), pick: rand.IntN}
-	s.reattempt = &cached[float64]{fetch: c.Store.ReattemptRate, clock: c.Clock}
+	s.reattempt = &cached[float64]{fetch: s.readReattemptRate, clock: c.Clock}
 	return s, nil
 }
 

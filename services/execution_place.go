@@ -143,7 +143,7 @@ func (s *ExecutionService) chooseLifecycle(ctx context.Context, run state.Run, a
 // history asks one question of the past; false where it has no answer.
 func (s *ExecutionService) history(ctx context.Context, run state.Run, ask func(context.Context, state.Run) (float64, error)) (float64, bool) {
 	value, err := ask(ctx, run)
-	if missing := (state.MissingResource{}); err != nil && !errors.As(err, &missing) {
+	if err != nil && !errors.As(err, new(state.MissingResource)) {
 		s.log.WarnContext(ctx, "history for the lifecycle choice not read", "run_id", run.RunID, "error", err)
 	}
 	return value, err == nil
@@ -151,6 +151,16 @@ func (s *ExecutionService) history(ctx context.Context, run state.Run, ask func(
 
 func (s *ExecutionService) reattemptShare(ctx context.Context, _ state.Run) (float64, error) {
 	return s.reattempt.get(ctx, cacheAge)
+}
+
+// readReattemptRate is what the cache behind reattemptShare holds; no runs are
+// kept as a share of 0, so that they are not looked for again each time.
+func (s *ExecutionService) readReattemptRate(ctx context.Context) (float64, error) {
+	share, err := s.c.Store.ReattemptRate(ctx)
+	if errors.As(err, new(state.MissingResource)) {
+		return 0, nil
+	}
+	return share, err
 }
 
 func (s *ExecutionService) runtime(ctx context.Context, run state.Run) (float64, error) {

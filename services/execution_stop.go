@@ -101,23 +101,13 @@ func (s *ExecutionService) Report(ctx context.Context, runID string, r state.Sel
 	if err := checkReport(r); err != nil {
 		return err
 	}
-	r.ExitReason = present(r.ExitReason)
-	if r.ExitReason == nil && len(r.RunExceptions) > 0 {
-		r.ExitReason = new(reasonOf(r.RunExceptions))
-	}
-	before, err := s.c.Store.GetRun(ctx, runID)
-	if err != nil {
-		return err
-	}
-	run, err := s.c.Store.SelfReportRun(ctx, runID, r)
-	if err != nil {
-		return err
-	}
+	run, stopped, err := s.c.Store.SelfReportRun(ctx, runID, r)
 	switch {
-	case before.Status == run.Status:
-	case run.Status.Final() && r.Status == state.StatusStopped:
+	case err != nil:
+		return err
+	case stopped:
 		s.endStopped(ctx, run)
-	default:
+	case run.Status == r.Status && !run.Status.Final():
 		s.auditStatus(ctx, run)
 	}
 	return nil

@@ -199,10 +199,10 @@ func checkNewTemplate(t state.Template) error {
 		return err
 	}
 	if _, err := compileSchema(t.Schema); err != nil {
-		f.addf("schema does not compile: %s", err)
+		f.addf("schema does not compile: %s", shorten(err.Error()))
 	}
 	if _, err := compileCommand(t.CommandTemplate, &budget{}); err != nil {
-		f.addf("command_template does not compile: %s", err)
+		f.addf("command_template does not compile: %s", shorten(err.Error()))
 	}
 	return f.err()
 }

@@ -27,7 +27,7 @@ type templateExecutable struct {
 func (t templateExecutable) GetExecutableCommand(state.ExecutionRequest) (string, error) {
 	command, err := renderCommand(t.CommandTemplate, t.payload, t.clock)
 	if err != nil {
-		return "", state.Malformedf("the template cannot be rendered: %s", err)
+		return "", state.Malformedf("the template cannot be rendered: %s", shorten(err.Error()))
 	}
 	return command, nil
 }
@@ -82,7 +82,7 @@ func compileSchema(schema state.Object) (*jsonschema.Schema, error) {
 func checkPayload(schema, payload state.Object) error {
 	compiled, err := compileSchema(schema)
 	if err != nil {
-		return state.Malformedf("the template's schema does not compile: %s", err)
+		return state.Malformedf("the template's schema does not compile: %s", shorten(err.Error()))
 	}
 	document, err := jsonDocument(map[string]any(payload))
 	if err != nil {
@@ -110,7 +110,7 @@ func violations(e *jsonschema.ValidationError) []string {
 		if place == "" {
 			place = "/"
 		}
-		out = append(out, fmt.Sprintf("at '%s': %s", place, unit.Error))
+		out = append(out, shorten(fmt.Sprintf("at '%s': %s", place, unit.Error)))
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
@@ -128,22 +128,14 @@ func jsonDocument(value any) (any, error) {
 // largestExact is the largest float64 below which every whole number is exact.
 const largestExact = 1 << 53
 
-// forTemplate makes whole numbers integers, all the way down: JSON knows only
-// floats, which a template would print as 1e+06.
+// forTemplate copies a value for a template, which may change what it is given,
+// and makes whole numbers integers: of 1e6 a template would print 1e+06.
 func forTemplate(value any) any {
 	switch v := value.(type) {
 	case float64:
 		if v == math.Trunc(v) && math.Abs(v) < largestExact {
 			return int64(v)
 		}
-	case json.Number:
-		if n, err := v.Int64(); err == nil {
-			return n
-		}
-		if x, err := v.Float64(); err == nil {
-			return forTemplate(x)
-		}
-		return v.String()
 	case state.Object:
 		return forTemplate(map[string]any(v))
 	case map[string]any:

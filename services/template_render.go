@@ -87,7 +87,8 @@ func compileCommand(text string, limits *budget) (*template.Template, error) {
 
 // call is the action that calls one of the checks.
 func call(name string) *parse.ActionNode {
-	trees, err := parse.Parse("check", "{{"+name+"}}", "", "", map[string]any{name: nil})
+	// Parsing only asks whether the function exists.
+	trees, err := parse.Parse("check", "{{"+name+"}}", "", "", map[string]any{name: call})
 	if err != nil {
 		panic("services: " + err.Error())
 	}

@@ -1,0 +1,114 @@
+package services
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/stitchfix/flotilla-os/state"
+)
+
+func TestRenderCommand(t *testing.T) {
+	t.Parallel()
+	payload := state.Object{
+		"name": "ada", "rows": int64(1_000_000), "float": 1e6, "ratio": 0.5, "null": nil,
+		"list": []any{"a", "b"}, "deep": map[string]any{"x": map[string]any{"y": int64(2)}}, "ok": true,
+	}
+	cases := map[string]struct{ text, want string }{
+		"plain text stays":                             {"echo hi # {", "echo hi # {"},
+		"a value of the payload":                       {"echo {{.name}}", "echo ada"},
+		"a whole number is written whole":              {"{{.rows}} {{.float}}", "1000000 1000000"},
+		"a fraction is written as one":                 {"{{.ratio}}", "0.5"},
+		"whole numbers compare with those of the text": {"{{if eq .rows 1000000}}yes{{end}}", "yes"},
+		"nested objects":                               {"{{.deep.x.y}}", "2"},
+		"a loop":                                       {"{{range $i, $v := .list}}{{$i}}={{$v}} {{end}}", "0=a 1=b "},
+		"a loop over nothing":                          {"{{range .none}}x{{else}}empty{{end}}", "empty"},
+		"a loop that is left":                          {"{{range .list}}{{.}}{{break}}{{end}}", "a"},
+		"a sprig function":                             {"{{.name | upper | quote}}", `"ADA"`},
+		"a default for what is absent":                 {"{{.absent | default \"d\"}}", "d"},
+		"a default for null":                           {"{{.null | default \"d\"}}", "d"},
+		"a variable that is set prints nothing":        {"{{$x := .name}}[{{$x}}]{{$x = \"b\"}}{{$x}}", "[ada]b"},
+		"a template within":                            {"{{define \"t\"}}<{{.}}>{{end}}{{template \"t\" .name}}", "<ada>"},
+		"with":                                         {"{{with .deep}}{{.x.y}}{{else}}no{{end}}", "2"},
+		"dates as numbers in a format":                 {"{{printf \"%d-%s\" 20260101 .name}}", "20260101-ada"},
+		"dates as numbers in a range":                  {"{{untilStep 20260101 20260104 1 | join \",\"}}", "20260101,20260102,20260103"},
+		"a sequence":                                   {"{{seq 2 2 6}} {{seq 3}}", "2 4 6 1 2 3"},
+		"JSON of an object":                            {"{{.deep | toJson}}", `{"x":{"y":2}}`},
+		"a false and a zero are values":                {"{{not .ok}} {{sub 1 1}}", "false 0"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, err := renderCommand(c.text, payload, time.Now)
+			require.NoError(t, err)
+			assert.Equal(t, c.want, got)
+		})
+	}
+}
+
+// A template is a program that a client hands us. Each of these would take the
+// server's memory, its CPU, or its life.
+func TestHostileTemplatesEnd(t *testing.T) {
+	t.Parallel()
+	double := "{{$s := \"xxxxxxxxxx\"}}{{range until 60}}"
+	cases := map[string]struct{ text, want string }{
+		"the environment":                 {`{{env "HOME"}}`, `function "env" not defined`},
+		"the environment, expanded":       {`{{expandenv "$HOME"}}`, `function "expandenv" not defined`},
+		"the network":                     {`{{getHostByName "localhost"}}`, `function "getHostByName" not defined`},
+		"a loop over a number":            {`{{range 1000000000000}}{{end}}`, errTooSlow.Error()},
+		"a loop within a loop":            {`{{range 1000000000}}{{range 1000000000}}{{end}}{{end}}`, errTooSlow.Error()},
+		"a list of a billion":             {`{{range until 1000000000}}{{end}}`, errTooLarge.Error()},
+		"the smallest number":             {`{{range until -9223372036854775808}}{{end}}`, errTooLarge.Error()},
+		"a huge step":                     {`{{untilStep 0 1000000000 1}}`, errTooLarge.Error()},
+		"a huge sequence":                 {`{{seq 1 1000000000}}`, errTooLarge.Error()},
+		"a text, repeated":                {`{{repeat 1000000000 "x"}}`, errTooLarge.Error()},
+		"a wide format":                   {`{{printf "%1000000000d" 1}}`, "%!(NOVERB)"},
+		"many wide formats":               {`{{printf "` + strings.Repeat("%999999d", 100) + `" 1}}`, errTooLarge.Error()},
+		"widths that are arguments":       {`{{printf "` + strings.Repeat("%[1]*[1]d", 100) + `" 999999}}`, errTooLarge.Error()},
+		"one argument, many times":        {`{{$s := repeat 100000 "x"}}{{printf "` + strings.Repeat("%[1]s", 1000) + `" $s}}`, errTooLarge.Error()},
+		"a text that doubles":             {double + `{{$s = cat $s $s}}{{end}}{{$s}}`, errTooLarge.Error()},
+		"a text that doubles by print":    {double + `{{$s = print $s $s}}{{end}}`, errTooLarge.Error()},
+		"a list that doubles":             {`{{$l := list 1 2}}{{range until 60}}{{$l = concat $l $l}}{{end}}`, errTooLarge.Error()},
+		"a list of itself that doubles":   {`{{$l := list 1}}{{range until 60}}{{$l = list $l $l}}{{end}}{{$l}}`, "too"},
+		"a replacement between all bytes": {`{{$s := repeat 100000 "x"}}{{replace "" $s $s}}`, errTooLarge.Error()},
+		"a regexp replacement":            {`{{$s := repeat 100000 "x"}}{{regexReplaceAll "x" $s $s}}`, errTooLarge.Error()},
+		"an indentation":                  {`{{"x" | indent 1000000000}}`, errTooLarge.Error()},
+		"a random text":                   {`{{randAlphaNum 1000000000}}`, errTooLarge.Error()},
+		"a dictionary in itself":          {`{{$d := dict}}{{$_ := set $d "a" $d}}{{$d}}`, errTooDeep.Error()},
+		"a template in itself":            {`{{define "t"}}{{template "t"}}{{end}}{{template "t"}}`, errTooManyIn.Error()},
+		"a template in itself, twice":     {`{{define "t"}}{{template "t"}}{{template "t"}}{{end}}{{template "t"}}`, errTooManyIn.Error()},
+		"many variables":                  {strings.Repeat(`{{$a := repeat 200000 "x"}}`, 400), errTooLarge.Error()},
+		"a long result":                   {`{{range until 10000}}0123456789012345{{end}}`, errTooLong.Error()},
+		"a value that is not there":       {"echo {{.absent}}", errNoValue.Error()},
+		"a value within what is not":      {"echo {{.absent.x}}", errNoValue.Error()},
+		"a panic of a function":           {"{{div 1 0}}", "divide by zero"},
+		"its own failure":                 {`{{fail "no table given"}}`, "no table given"},
+		"not a template":                  {"{{", "unclosed action"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			start := time.Now()
+			got, err := renderCommand(c.text, state.Object{}, time.Now)
+			if err == nil {
+				err = errors.New(got)
+			}
+			assert.ErrorContains(t, err, c.want)
+			assert.LessOrEqual(t, len(shorten(err.Error())), 1003, "the error is a sentence")
+			assert.Less(t, time.Since(start), 30*time.Second)
+		})
+	}
+}
+
+func TestEachRenderingHasItsOwnBudget(t *testing.T) {
+	t.Parallel()
+	for range 3 {
+		got, err := renderCommand(`{{range until 100}}{{$_ := repeat 200000 "x"}}{{end}}done`, nil, time.Now)
+		require.NoError(t, err)
+		assert.Equal(t, "done", got)
+	}
+}
