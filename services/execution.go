@@ -26,7 +26,7 @@ type RunStore interface {
 	// StopRun answers the run as it is now and whether this call stopped it.
 	StopRun(ctx context.Context, id, reason string) (state.Run, bool, error)
 	// SelfReportRun answers the run as it is now and whether the report
-	// stopped it.
+	// moved it.
 	SelfReportRun(ctx context.Context, id string, r state.SelfReport) (state.Run, bool, error)
 }
 

@@ -101,13 +101,17 @@ func (s *ExecutionService) Report(ctx context.Context, runID string, r state.Sel
 	if err := checkReport(r); err != nil {
 		return err
 	}
-	run, stopped, err := s.c.Store.SelfReportRun(ctx, runID, r)
+	r.ExitReason = present(r.ExitReason)
+	if r.ExitReason == nil && len(r.RunExceptions) > 0 {
+		r.ExitReason = new(reasonOf(r.RunExceptions))
+	}
+	run, moved, err := s.c.Store.SelfReportRun(ctx, runID, r)
 	switch {
 	case err != nil:
 		return err
-	case stopped:
+	case moved && run.Status.Final():
 		s.endStopped(ctx, run)
-	case run.Status == r.Status && !run.Status.Final():
+	case moved:
 		s.auditStatus(ctx, run)
 	}
 	return nil
