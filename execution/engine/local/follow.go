@@ -18,7 +18,7 @@ import (
 const (
 	lockRetry        = 500 * time.Millisecond
 	incomingInterval = 250 * time.Millisecond
-	relistInterval   = 30 * time.Second
+	relistInterval   = time.Minute
 	stoppedInterval  = time.Second
 	cleanInterval    = time.Hour
 	// storeTimeout bounds one call to the store: a database that hangs must not stop the rest.
@@ -145,7 +145,9 @@ func (f *follower) commitStart(ctx context.Context, t ticket) error {
 		return err
 	}
 	if !ours {
+		// Stopped, most likely; but an earlier try may have been committed without our knowing, and the list tells.
 		f.admission.release(t.runID)
+		f.Engine.relist.Store(true)
 		return nil
 	}
 	fault.Point(fault.StartIntentCommitted)

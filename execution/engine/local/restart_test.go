@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -162,4 +163,32 @@ func TestTwoServersShareAFolder(t *testing.T) {
 	driving(t, second)
 	require.NoError(t, os.WriteFile(filepath.Join(first.folder(long.RunID, 1).path(workFolder), "go"), nil, 0o600))
 	assert.Equal(t, int64(7), *awaitStatus(t, r, long, state.StatusStopped).ExitCode, "and takes over")
+}
+
+func TestStartThatWasCommittedWithoutOurKnowing(t *testing.T) {
+	t.Parallel()
+	r := newRows()
+	e := makeEngine(t, t.TempDir(), r)
+	run := queuedRun(r, "echo executed")
+	accepted(false)(t, e, r, run)
+	flaky := &flakyCommit{rows: r}
+	e.cfg.Store = flaky
+	follow(t, e, r)
+	got := awaitStatus(t, r, run, state.StatusStopped)
+	assert.Equal(t, 1, strings.Count(logOf(t, e, got), "\nexecuted\n"))
+}
+
+// flakyCommit commits the first start and says that it failed.
+type flakyCommit struct {
+	*rows
+	failed bool // of the follower's one loop
+}
+
+func (s *flakyCommit) CommitStart(ctx context.Context, id, node string) (bool, error) {
+	ok, err := s.rows.CommitStart(ctx, id, node)
+	if !s.failed {
+		s.failed = true
+		return false, errAway
+	}
+	return ok, err
 }
