@@ -43,7 +43,7 @@ const lockWorkers = `LOCK TABLE worker IN SHARE ROW EXCLUSIVE MODE`
 
 const insertWorkerSQL = `
 INSERT INTO worker (worker_type, engine, count_per_instance)
-SELECT $1, $2, $3
+SELECT $1::varchar, $2::varchar, $3::int
 WHERE NOT EXISTS (SELECT FROM worker WHERE worker_type = $1 AND engine = $2)`
 
 // UpdateWorkers sets the counts of the types that workers name, for all

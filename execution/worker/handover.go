@@ -80,11 +80,6 @@ func (l *submitLoop) accept(ctx context.Context, run state.Run, a state.Acceptan
 	if err != nil || !accepted {
 		return false, err
 	}
-	if a.InstanceID == "" {
-		fault.Point(fault.PendingCommitted)
-	} else {
-		fault.Point(fault.StartIntentCommitted)
-	}
 	logStatus(l.Logger, run, state.StatusPending, state.RunUpdate{})
 	return true, nil
 }
