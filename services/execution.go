@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stitchfix/flotilla-os/config"
+	"github.com/stitchfix/flotilla-os/config/fault"
 	"github.com/stitchfix/flotilla-os/execution/engine"
 	"github.com/stitchfix/flotilla-os/metrics"
 	"github.com/stitchfix/flotilla-os/state"
@@ -168,6 +169,7 @@ func (s *ExecutionService) create(ctx context.Context, executable runnable, req 
 		return Created{}, err
 	}
 	if isNew {
+		fault.Point(fault.InsertCommitted)
 		s.c.Waker.Wake()
 		audit(ctx, s.log, eventRunCreated, stored.User, "run_id", stored.RunID, "definition_id", stored.DefinitionID,
 			"alias", stored.Alias, "cluster", stored.ClusterName, "engine", stored.Engine, "tier", stored.Tier)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/stitchfix/flotilla-os/config/fault"
 	"github.com/stitchfix/flotilla-os/metrics"
 	"github.com/stitchfix/flotilla-os/state"
 )
@@ -63,6 +64,7 @@ func (s *ExecutionService) stopOne(ctx context.Context, runID, reason string) er
 		return err
 	}
 	if stopped {
+		fault.Point(fault.StopCommitted)
 		s.endStopped(ctx, run)
 	}
 	return nil
