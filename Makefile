@@ -1,0 +1,61 @@
+# Flotilla. `make help` lists what there is; `make verify` is what CI runs.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+GO ?= go
+BIN := bin
+GOLANGCI_LINT_VERSION := v2.15.0
+GOLANGCI_LINT := $(BIN)/golangci-lint-$(GOLANGCI_LINT_VERSION)
+
+# How much the short forms do; `make soak` and `make bench` do the whole.
+FUZZ_TIME ?= 10s
+SOAK_RUNS_SHORT := 200
+SOAK_RUNS := 2000
+BENCH_ROWS_SHORT := 20000
+BENCH_ROWS := 1000000
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: postgres
+postgres: ## see that Postgres's server binaries are there, install them where we may
+	@.ci/postgres
+
+.PHONY: build
+build: ## build bin/flotilla-os
+	@$(GO) build -o $(BIN)/flotilla-os .
+
+.PHONY: run
+run: postgres build ## serve on this machine until Ctrl-C, with a private Postgres and local jobs
+	@exec $(BIN)/flotilla-os dev
+
+.PHONY: demo
+demo: postgres build ## watch a job run out of memory and Flotilla size the next one
+	@$(BIN)/flotilla-os demo
+
+.PHONY: test
+test: postgres ## every test, with the race detector
+	$(GO) test -race -timeout 20m ./...
+
+.PHONY: lint
+lint: $(GOLANGCI_LINT) ## formatting, vet and golangci-lint
+	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
+	  [[ -z $$unformatted ]] || { echo "gofmt -w $$unformatted" >&2; exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -tags faultpoints ./...
+	$(GOLANGCI_LINT) run ./...
+
+$(GOLANGCI_LINT):
+	@mkdir -p $(BIN)
+	GOBIN=$(CURDIR)/$(BIN) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+	@mv $(BIN)/golangci-lint $@
+
+.PHONY: fuzz
+fuzz: postgres ## fuzz the list filters and the launch request, FUZZ_TIME each
+	$(GO) test ./flotilla -run '^$$' -fuzz '^FuzzListFilters$$' -fuzztime $(FUZZ_TIME)
+	$(GO) test ./flotilla -run '^$$' -fuzz '^FuzzLaunchRequest$$' -fuzztime $(FUZZ_TIME)
+
+.PHONY: verify
+verify: lint test fuzz soak-short bench-short ## all of the above, a short soak and the benchmarks once: what CI runs
