@@ -1,0 +1,203 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/stitchfix/flotilla-os/state"
+)
+
+const (
+	demoImage       = "debian:bookworm"
+	demoDescription = "nightly sort"
+	// demoMemory is what the definition gives, in MB.
+	demoMemory = 512
+	// demoLearnt is what one kill at demoMemory teaches: × 1.75 (ara.md).
+	demoLearnt = demoMemory * 7 / 4
+	// demoHeavy needs about 700 MB: tail keeps the one line that it is sent.
+	demoHeavy = "echo sorting 700 MB in memory\nhead -c 700M /dev/zero | tail | wc -c\necho all of it fitted"
+	demoLight = "echo another command under the same description"
+)
+
+// demonstration tells the story and checks each sentence of it.
+type demonstration struct {
+	out   io.Writer
+	color bool
+	url   string
+}
+
+func (d *demonstration) tell(ctx context.Context, server devServer, out io.Writer) error {
+	d.url = server.URL
+	var definition state.Definition
+	err := d.call(ctx, http.MethodPost, "/api/v6/task", map[string]any{
+		"alias": "sort", "group_name": "demo", "image": demoImage, "memory": demoMemory, "cpu": 256, "command": demoHeavy,
+	}, &definition)
+	if err != nil {
+		return err
+	}
+	d.say(fmt.Sprintf("\nA job is defined: %q gives its container %d MB, and its command needs about 700 MB.", definition.Alias, demoMemory))
+
+	first, err := d.execute(ctx, definition, "")
+	if err != nil {
+		return err
+	}
+	if err := expect("run 1", first, outcome{state.ExitCodeOOM, state.ReasonOOMKilled, demoMemory}); err != nil {
+		return err
+	}
+	d.bad(fmt.Sprintf("Run 1 got %d MB and was killed for memory: exit code %d, %s.", *first.Memory, *first.ExitCode, *first.ExitReason))
+
+	second, err := d.execute(ctx, definition, "")
+	if err != nil {
+		return err
+	}
+	if err := expect("run 2", second, outcome{0, "", demoLearnt}); err != nil {
+		return err
+	}
+	d.good(fmt.Sprintf("Run 2 of the same command got %d MB, because run 1 taught it, and succeeded.", *second.Memory))
+
+	third, err := d.execute(ctx, definition, demoLight)
+	if err != nil {
+		return err
+	}
+	if err := expect("run 3", third, outcome{0, "", demoMemory}); err != nil {
+		return err
+	}
+	d.good(fmt.Sprintf("Run 3, another command under the same description, still got %d MB: it inherits nothing from strangers.", *third.Memory))
+	return d.show(ctx, []state.Run{first, second, third}, server, out)
+}
+
+// show prints the runs, their hashes and sizes, the log of the second, and the
+// verification of the database.
+func (d *demonstration) show(ctx context.Context, runs []state.Run, server devServer, out io.Writer) error {
+	if *runs[0].CommandHash != *runs[1].CommandHash || *runs[0].CommandHash == *runs[2].CommandHash {
+		return fmt.Errorf("hashes: runs 1 and 2 must share one and run 3 have its own: %s, %s, %s",
+			*runs[0].CommandHash, *runs[1].CommandHash, *runs[2].CommandHash)
+	}
+	fmt.Fprintln(d.out)
+	table := tabwriter.NewWriter(d.out, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(table, "RUN\tCOMMAND HASH\tDESCRIPTION\tMEMORY\tPEAK\tEXIT\tREASON")
+	for i, run := range runs {
+		peak := "-"
+		if run.MaxMemoryUsed != nil {
+			peak = fmt.Sprintf("%d MB", *run.MaxMemoryUsed)
+		}
+		reason := ""
+		if run.ExitReason != nil {
+			reason = *run.ExitReason
+		}
+		fmt.Fprintf(table, "%d\t%s\t%s\t%d MB\t%s\t%d\t%s\n",
+			i+1, *run.CommandHash, run.Description, *run.Memory, peak, *run.ExitCode, reason)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	var log struct{ Log string }
+	if err := d.call(ctx, http.MethodGet, "/api/v6/"+runs[1].RunID+"/logs", nil, &log); err != nil {
+		return err
+	}
+	if !strings.Contains(log.Log, "all of it fitted") {
+		return fmt.Errorf("the log of run 2 lacks its last line: %q", log.Log)
+	}
+	fmt.Fprintf(d.out, "\nThe log of run 2:\n  %s\n\n", strings.ReplaceAll(strings.TrimSpace(log.Log), "\n", "\n  "))
+	d.say("flotilla-os ara verify:")
+	return verifyARA(ctx, server.DatabaseURL, verifyOptions{Since: time.Hour}, out)
+}
+
+// outcome is how a run must have ended; an empty reason is not checked.
+type outcome struct {
+	exitCode int64
+	reason   string
+	memory   int64
+}
+
+func expect(name string, run state.Run, want outcome) error {
+	switch {
+	case run.ExitCode == nil || *run.ExitCode != want.exitCode,
+		want.reason != "" && (run.ExitReason == nil || *run.ExitReason != want.reason),
+		run.Memory == nil || *run.Memory != want.memory:
+		got, err := json.Marshal(run)
+		if err != nil {
+			return err
+		}
+		return fmt.Errorf("%s did not end as it should (exit code %d, %d MB): %s", name, want.exitCode, want.memory, got)
+	}
+	return nil
+}
+
+// execute submits a run and waits until it has stopped.
+func (d *demonstration) execute(ctx context.Context, definition state.Definition, command string) (state.Run, error) {
+	ctx, cancel := context.WithTimeout(ctx, demoPatience)
+	defer cancel()
+	body := map[string]any{"run_tags": map[string]string{"owner_id": "demo"}, "description": demoDescription}
+	if command != "" {
+		body["command"] = command
+	}
+	var run state.Run
+	if err := d.call(ctx, http.MethodPut, "/api/v6/task/"+definition.DefinitionID+"/execute", body, &run); err != nil {
+		return run, err
+	}
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for !run.Status.Final() {
+		select {
+		case <-ctx.Done():
+			return run, fmt.Errorf("run %s is still %s: %w", run.RunID, run.Status, ctx.Err())
+		case <-tick.C:
+		}
+		if err := d.call(ctx, http.MethodGet, "/api/v6/history/"+run.RunID, nil, &run); err != nil {
+			return run, err
+		}
+	}
+	return run, nil
+}
+
+// call sends a request to the API and reads the answer into answer.
+func (d *demonstration) call(ctx context.Context, method, path string, body, answer any) error {
+	raw, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	request, err := http.NewRequestWithContext(ctx, method, d.url+path, bytes.NewReader(raw))
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	got, err := io.ReadAll(response.Body)
+	if err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s %s: %s: %s", method, path, response.Status, got)
+	}
+	return json.Unmarshal(got, answer)
+}
+
+const (
+	ansiBold  = "\x1b[1m"
+	ansiRed   = "\x1b[31m"
+	ansiGreen = "\x1b[32m"
+	ansiPlain = "\x1b[0m"
+)
+
+func (d *demonstration) say(line string)  { d.print(ansiBold, line) }
+func (d *demonstration) bad(line string)  { d.print(ansiRed, line) }
+func (d *demonstration) good(line string) { d.print(ansiGreen, line) }
+
+func (d *demonstration) print(color, line string) {
+	if d.color {
+		line = color + line + ansiPlain
+	}
+	fmt.Fprintln(d.out, line)
+}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stitchfix/flotilla-os/config"
+)
+
+// defaultConfigDir is where the configuration is read from when a command line
+// names no folder.
+const defaultConfigDir = "conf"
+
+func newServeCommand(t terminal) *cobra.Command {
+	return &cobra.Command{
+		Use:   "serve [config folder]",
+		Short: "Serve the API and execute runs, with the database of the configuration",
+		Long: "Serve the API and execute runs until SIGTERM or Ctrl-C. The configuration is\n" +
+			defaultConfigDir + "/config.yml, or that of the folder given, and the environment. Any number of\n" +
+			"servers may share one database.",
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir := defaultConfigDir
+			if len(args) == 1 {
+				dir = args[0]
+			}
+			return serve(cmd.Context(), dir, t)
+		},
+	}
+}
+
+// serve runs the service with the configuration of dir until ctx ends.
+func serve(ctx context.Context, dir string, t terminal) error {
+	cfg, warnings, err := config.Load(dir, t.environ)
+	if err != nil {
+		return err
+	}
+	if err := cfg.RequireDatabase(); err != nil {
+		return err
+	}
+	logger := newLogger(t.stderr, cfg.LogLevel)
+	warn(logger, warnings)
+	p, err := newProgram(ctx, programConfig{Config: cfg, Logger: logger})
+	if err != nil {
+		return err
+	}
+	return p.run(ctx)
+}
+
+// newLogger writes JSON lines of at least the level that log_level names.
+func newLogger(w io.Writer, level string) *slog.Logger {
+	var least slog.Level
+	if err := least.UnmarshalText([]byte(level)); err != nil {
+		least = slog.LevelInfo // config.Load accepts only levels
+	}
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: least}))
+}
+
+func warn(logger *slog.Logger, warnings []config.Warning) {
+	for _, warning := range warnings {
+		logger.Warn("configuration key without effect", "key", warning.Key, "detail", fmt.Sprint(warning))
+	}
+}
