@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"time"
 
 	"github.com/stitchfix/flotilla-os/services"
 )
@@ -20,7 +21,7 @@ func newServices(p *program) (productServices, error) {
 	var s productServices
 	var errs [6]error
 	s.clusters, errs[0] = services.NewClusterService(services.ClusterConfig{
-		Store: p.manager, Configured: configuredClusters(p.cfg), Logger: p.logger,
+		Store: p.manager, Configured: configuredClusters(p.cfg), Logger: p.logger, Clock: time.Now,
 	})
 	s.definitions, errs[1] = services.NewDefinitionService(services.DefinitionConfig{
 		Store: p.manager, Logger: p.logger, OwnerIDVar: p.cfg.OwnerIDVar,
@@ -29,7 +30,7 @@ func newServices(p *program) (productServices, error) {
 	s.logs, errs[3] = services.NewLogService(services.LogConfig{Store: p.manager, Engines: p.clusters})
 	s.executions, errs[4] = services.NewExecutionService(services.ExecutionConfig{
 		Store: p.manager, Clusters: s.clusters, Engines: p.clusters, Waker: p.notifier,
-		Config: p.cfg, Metrics: p.metrics, Logger: p.logger,
+		Config: p.cfg, Metrics: p.metrics, Logger: p.logger, Clock: time.Now,
 	})
 	s.templates, errs[5] = services.NewTemplateService(services.TemplateConfig{
 		Store: p.manager, Execution: s.executions, ARA: p.cfg.ARA, Logger: p.logger, OwnerIDVar: p.cfg.OwnerIDVar,

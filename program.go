@@ -124,7 +124,10 @@ func (p *program) openDatabase(ctx context.Context) error {
 	if lost > 0 {
 		p.logger.Warn("stopped queued runs that the program before had lost", "runs", lost)
 	}
-	p.notifier = state.NewNotifier(state.NotifierConfig{URL: p.cfg.DatabaseURL, Logger: p.logger})
+	if err != nil {
+		return err
+	}
+	p.notifier, err = state.NewNotifier(state.NotifierConfig{URL: p.cfg.DatabaseURL, Logger: p.logger})
 	return err
 }
 
@@ -201,7 +204,7 @@ func (p *program) buildServer(devMode bool) error {
 	if err != nil {
 		return err
 	}
-	p.server = flotilla.NewServer(router, p.cfg.HTTP)
+	p.server = flotilla.NewServer(router, p.cfg.HTTP, p.logger)
 	return nil
 }
 
@@ -216,8 +219,10 @@ func (p *program) ready(ctx context.Context) (map[string]string, error) {
 }
 
 func (p *program) buildSupervisor() error {
-	locker := state.NewLocker(state.LockerConfig{URL: p.cfg.DatabaseURL, Logger: p.logger})
-	var err error
+	locker, err := state.NewLocker(state.LockerConfig{URL: p.cfg.DatabaseURL, Logger: p.logger})
+	if err != nil {
+		return err
+	}
 	p.supervisor, err = worker.NewSupervisor(worker.SupervisorConfig{
 		Store: p.manager, Clusters: p.clusters, Notifier: p.notifier, Locker: locker,
 		Config: p.cfg, Metrics: p.metrics, Logger: p.logger,

@@ -24,8 +24,13 @@ func sampleDefinitions() []state.Definition {
 	}
 }
 
-// loadSamples stores the sample definitions that are not there yet.
+// loadSamples stores the sample definitions in a database that has no
+// definition at all: a sample that its user deleted stays deleted.
 func loadSamples(ctx context.Context, definitions *services.DefinitionService) error {
+	stored, err := definitions.List(ctx, state.ListOptions{})
+	if err != nil || stored.Total > 0 {
+		return err
+	}
 	for _, d := range sampleDefinitions() {
 		var taken state.ConflictingResource
 		if _, err := definitions.Create(ctx, d); err != nil && !errors.As(err, &taken) {

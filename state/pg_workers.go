@@ -70,7 +70,7 @@ func (m *Manager) UpdateWorkers(ctx context.Context, workers []Worker) error {
 
 // EnsureWorkers inserts what is missing of counts, by engine and type. Rows
 // that are there keep their counts.
-func (m *Manager) EnsureWorkers(ctx context.Context, counts map[string]map[WorkerType]int) error {
+func (m *Manager) EnsureWorkers(ctx context.Context, counts map[string]map[string]int) error {
 	return m.transact(ctx, func(tx *sqlx.Tx) error {
 		if _, err := tx.ExecContext(ctx, lockWorkers); err != nil {
 			return err

@@ -198,11 +198,13 @@ func (s *Server) maintain(fn func(*sql.DB) error) error {
 }
 
 // DatabaseURL is the connection URL of a database of this server. It holds the password.
-func (s *Server) DatabaseURL(name string) string {
+func (s *Server) DatabaseURL(name string) string { return addressOf(s.port, s.password, name) }
+
+func addressOf(port int, password, name string) string {
 	return (&url.URL{
 		Scheme:   "postgres",
-		User:     url.UserPassword(superuser, s.password),
-		Host:     net.JoinHostPort(loopback, strconv.Itoa(s.port)),
+		User:     url.UserPassword(superuser, password),
+		Host:     net.JoinHostPort(loopback, strconv.Itoa(port)),
 		Path:     "/" + name,
 		RawQuery: "sslmode=disable",
 	}).String()
