@@ -10,6 +10,8 @@ import (
 
 	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
+
+	"github.com/stitchfix/flotilla-os/clients/postgres"
 )
 
 func newDemoCommand(t terminal) *cobra.Command {
@@ -36,7 +38,7 @@ func demo(ctx context.Context, t terminal) error {
 	story := demonstration{out: t.stdout, color: isTerminal(t.stdout)}
 	story.say("Starting Flotilla in dev mode: a private Postgres, and jobs as processes of this machine.")
 
-	err = withDevServer(ctx, devOptions{Listen: "127.0.0.1:0", DataDir: filepath.Join(dir, "data")},
+	err = withDevServer(ctx, devOptions{Listen: "127.0.0.1:0", DataDir: filepath.Join(dir, demoData)},
 		terminal{environ: t.environ, stdout: io.Discard, stderr: log},
 		func(ctx context.Context, server devServer) error { return story.tell(ctx, server, t.stdout) })
 	err = errors.Join(err, log.Close())
@@ -44,8 +46,21 @@ func demo(ctx context.Context, t terminal) error {
 		story.say("The server's log is " + log.Name())
 		return err
 	}
-	return os.RemoveAll(dir)
+	return removeDemo(dir)
 }
+
+// removeDemo removes the demo's folder, and the database where it is elsewhere
+// (root's is).
+func removeDemo(dir string) error {
+	home, err := postgres.HomeOf(filepath.Join(dir, demoData))
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.RemoveAll(home), os.RemoveAll(dir))
+}
+
+// demoData is the data folder within the demo's folder.
+const demoData = "data"
 
 // withDevServer calls use while a dev server runs, and ends the server.
 func withDevServer(ctx context.Context, o devOptions, t terminal, use func(context.Context, devServer) error) error {
