@@ -65,25 +65,31 @@ func TestAKilledServerComesBackWithWhatWasCommitted(t *testing.T) {
 	t.Parallel()
 	server := pgtest.NewServer(t, pgtest.Setting("max_connections", "20"))
 	url := server.CreateDatabase("crash")
-	db, err := sql.Open("postgres", url)
+	db := open(t, url)
+	_, err := db.Exec(`CREATE TABLE note (body text)`)
 	require.NoError(t, err)
-	defer db.Close()
-	_, err = db.Exec(`CREATE TABLE note (body text)`)
+	unfinished, err := db.Begin()
 	require.NoError(t, err)
-	open, err := db.Begin()
-	require.NoError(t, err)
-	_, err = open.Exec(`INSERT INTO note VALUES ('never committed')`)
+	_, err = unfinished.Exec(`INSERT INTO note VALUES ('never committed')`)
 	require.NoError(t, err)
 	_, err = db.Exec(`INSERT INTO note VALUES ('committed')`)
 	require.NoError(t, err)
 
 	server.Kill()
 	require.Error(t, db.Ping())
-	require.Error(t, open.Commit())
+	require.Error(t, unfinished.Commit())
 	server.Start()
 
 	var body string
 	require.NoError(t, db.QueryRow(`SELECT string_agg(body, ',') FROM note`).Scan(&body))
 	assert.Equal(t, "committed", body)
 	assert.Equal(t, url, server.URL("crash"))
+}
+
+func open(t *testing.T, url string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("postgres", url)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = db.Close() })
+	return db
 }
