@@ -61,12 +61,12 @@ func TestFindBinaries(t *testing.T) {
 	}
 }
 
-func TestWithoutServerBinariesTheFolderIsFreeAgain(t *testing.T) {
+func TestWithoutServerBinariesNothingIsCreated(t *testing.T) {
 	t.Parallel()
-	dir := dataDir(t)
+	dir := filepath.Join(dataDir(t), "data")
 	cfg := config(dir)
 	cfg.Search = Search{Path: filepath.Join(dir, "nothing"), Globs: []string{filepath.Join(dir, "nothing")}}
 	_, err := Start(testContext(t), cfg)
 	require.ErrorIs(t, err, ErrNoServerBinaries)
-	start(t, config(dir))
+	assert.NoDirExists(t, dir)
 }

@@ -69,11 +69,11 @@ func Start(ctx context.Context, cfg ServerConfig) (*Server, error) {
 }
 
 func (s *Server) start(ctx context.Context) error {
-	if err := s.takeFolders(); err != nil {
-		return err
-	}
 	installed, err := FindBinaries(ctx, s.cfg.Search)
 	if err != nil {
+		return err
+	}
+	if err := s.takeFolders(); err != nil {
 		return err
 	}
 	major, err := s.layout.clusterMajor()
