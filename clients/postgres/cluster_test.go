@@ -14,7 +14,7 @@ import (
 func TestAnInterruptedInitdbIsBegunAnew(t *testing.T) {
 	t.Parallel()
 	dir := dataDir(t)
-	l, err := newLayout(dir, "")
+	l, err := newLayout(dir, config(dir))
 	require.NoError(t, err)
 	bin := t.TempDir()
 	installed, err := FindBinaries(t.Context(), Search{})

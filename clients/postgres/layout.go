@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
@@ -31,9 +32,9 @@ const (
 	initPrefix = "initdb-" // clusters in the making
 )
 
-// homeParent is where root's databases live. The server runs as another user, who can reach it there, and need not be
+// usualHomeParent is where root's databases live. The server runs as another user, who can reach it there, and need not be
 // let into the data folder. /tmp would not outlive a restart of the machine.
-const homeParent = "/var/tmp"
+const usualHomeParent = "/var/tmp"
 
 // layout says where the database of a data folder lives and who runs it.
 type layout struct {
@@ -53,7 +54,7 @@ func (l layout) logPath() string  { return filepath.Join(l.home, logFile) }
 func (l layout) password() string { return filepath.Join(l.dataDir, passwordFile) }
 
 // newLayout resolves where the database of dataDir is and creates the folder for it. The data folder must exist.
-func newLayout(dataDir, ownerName string) (layout, error) {
+func newLayout(dataDir string, cfg ServerConfig) (layout, error) {
 	l := layout{dataDir: dataDir, home: filepath.Join(dataDir, homeDir)}
 	if os.Geteuid() != 0 {
 		return l, makeHome(l.home, 0o700)
@@ -66,7 +67,7 @@ func newLayout(dataDir, ownerName string) (layout, error) {
 		l.owner = inside
 		return l, nil
 	}
-	if l.home, err = homeOfRoot(dataDir); err != nil {
+	if l.home, err = homeOfRoot(dataDir, cfg.HomeParent); err != nil {
 		return layout{}, err
 	}
 	if err := makeHome(l.home, 0o711); err != nil {
@@ -74,31 +75,31 @@ func newLayout(dataDir, ownerName string) (layout, error) {
 	}
 	l.owner, err = ownerOf(l.cluster()) // as at the first start, whoever has been installed since
 	if err == nil && l.owner == nil {
-		l.owner, err = systemUser(ownerName)
+		l.owner, err = systemUser(cfg.Owner)
 	}
 	return l, err
 }
 
-// HomeOf is where the database of a data folder is, or will be when it is made. The data folder must exist.
-func HomeOf(dataDir string) (string, error) {
-	dataDir, err := realFolder(dataDir)
+// HomeOf is where the database of a configured server is, or will be when it is made.
+func HomeOf(cfg ServerConfig) (string, error) {
+	dataDir, err := realFolder(cfg.DataDir)
 	if err != nil {
 		return "", err
 	}
 	if os.Geteuid() != 0 {
 		return filepath.Join(dataDir, homeDir), nil
 	}
-	home, _, err := elsewhere(dataDir)
+	home, _, err := elsewhere(dataDir, cfg.HomeParent)
 	return home, err
 }
 
 // elsewhere is the home of a data folder of root, and whether that is recorded in the data folder.
-func elsewhere(dataDir string) (home string, isRecorded bool, err error) {
+func elsewhere(dataDir, parent string) (home string, isRecorded bool, err error) {
 	record := filepath.Join(dataDir, locationFile)
 	recorded, err := os.ReadFile(record)
 	if errors.Is(err, fs.ErrNotExist) {
 		sum := sha256.Sum256([]byte(dataDir))
-		return filepath.Join(homeParent, "flotilla-"+hex.EncodeToString(sum[:8])), false, nil
+		return filepath.Join(cmp.Or(parent, usualHomeParent), "flotilla-"+hex.EncodeToString(sum[:8])), false, nil
 	}
 	if err != nil {
 		return "", false, fmt.Errorf("reading where the database is: %w", err)
@@ -110,8 +111,8 @@ func elsewhere(dataDir string) (home string, isRecorded bool, err error) {
 }
 
 // homeOfRoot is elsewhere, recorded from now on, so that it stays the same when the data folder moves.
-func homeOfRoot(dataDir string) (string, error) {
-	home, isRecorded, err := elsewhere(dataDir)
+func homeOfRoot(dataDir, parent string) (string, error) {
+	home, isRecorded, err := elsewhere(dataDir, parent)
 	if err != nil || isRecorded {
 		return home, err
 	}

@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 
 // startAndWait is a program that has a private server, says so, and runs until it is killed.
 func startAndWait(dir string) {
-	server, err := Start(context.Background(), ServerConfig{DataDir: dir, NoSync: true})
+	server, err := Start(context.Background(), config(dir))
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
@@ -67,13 +67,16 @@ func dataDir(t *testing.T) string {
 	t.Helper()
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	require.NoError(t, err)
-	home, err := HomeOf(dir)
+	home, err := HomeOf(config(dir))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(home)) })
 	return dir
 }
 
-func config(dir string) ServerConfig { return ServerConfig{DataDir: dir, NoSync: true} }
+// config spares the disk: no test here takes the power away.
+func config(dir string) ServerConfig {
+	return ServerConfig{DataDir: dir, NoSync: true, Settings: map[string]string{"fsync": "off"}}
+}
 
 // start starts a server that ends with the test.
 func start(t *testing.T, cfg ServerConfig) *Server {

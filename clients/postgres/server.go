@@ -24,6 +24,9 @@ type ServerConfig struct {
 	Search Search
 	// Owner is the system user who runs the server when this process is root; empty: postgres, else nobody.
 	Owner string
+	// HomeParent is the folder that a database of root is made in, outside DataDir; empty: /var/tmp. Every user must be
+	// able to pass through it. It has no effect on a database that exists.
+	HomeParent string
 	// Port is the loopback port to listen on; 0: a free one. An adopted server keeps the port it has.
 	Port int
 	// Settings are added to the server's configuration for this start.
@@ -112,7 +115,7 @@ func (s *Server) takeFolders() error {
 		return err
 	}
 	s.locks = append(s.locks, lock)
-	if s.layout, err = newLayout(dataDir, s.cfg.Owner); err != nil {
+	if s.layout, err = newLayout(dataDir, s.cfg); err != nil {
 		return err
 	}
 	if lock, err = lockHome(s.layout.home, dataDir); err != nil {

@@ -21,6 +21,7 @@ func TestAFreshServerIsPrivate(t *testing.T) {
 	dir := dataDir(t)
 	var log bytes.Buffer
 	cfg := config(dir)
+	cfg.Settings = nil
 	cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	server := start(t, cfg)
 
@@ -56,7 +57,7 @@ func TestRootsServerRunsAsAnotherUser(t *testing.T) {
 		return
 	}
 	assert.NotZero(t, uidOf(info))
-	assert.Equal(t, homeParent, filepath.Dir(server.Home()))
+	assert.Equal(t, usualHomeParent, filepath.Dir(server.Home()))
 	recorded, err := os.ReadFile(filepath.Join(server.layout.dataDir, locationFile))
 	require.NoError(t, err)
 	assert.Equal(t, server.Home()+"\n", string(recorded))

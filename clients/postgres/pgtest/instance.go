@@ -23,16 +23,22 @@ type instance struct {
 
 type instanceConfig struct {
 	settings map[string]string
-	noSync   bool
+	// parent is the folder to make the server's folders in; empty: those for temporary files.
+	parent string
 }
 
 func newInstance(ctx context.Context, cfg instanceConfig) (*instance, error) {
-	dir, err := os.MkdirTemp("", "flotilla-pgtest-")
+	dir, err := os.MkdirTemp(cfg.parent, "flotilla-pgtest-")
 	if err != nil {
 		return nil, err
 	}
-	i := &instance{config: postgres.ServerConfig{DataDir: dir, Settings: cfg.settings, NoSync: cfg.noSync}}
-	home, err := postgres.HomeOf(dir)
+	i := &instance{config: postgres.ServerConfig{
+		DataDir:    dir,
+		HomeParent: cfg.parent,
+		Settings:   cfg.settings,
+		NoSync:     true, // a crash of the machine ends the test anyway
+	}}
+	home, err := postgres.HomeOf(i.config)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}

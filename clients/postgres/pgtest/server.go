@@ -29,8 +29,7 @@ func Setting(name, value string) ServerOption {
 // NewServer starts a server for this test alone, with PostgreSQL's own durable settings. It ends with the test.
 func NewServer(t testing.TB, opts ...ServerOption) *Server {
 	t.Helper()
-	// Only the creation is quick: what is committed later must outlive Kill.
-	cfg := instanceConfig{settings: map[string]string{}, noSync: true}
+	cfg := instanceConfig{settings: map[string]string{}}
 	for _, opt := range opts {
 		opt(&cfg)
 	}
