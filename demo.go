@@ -52,7 +52,7 @@ func demo(ctx context.Context, t terminal) error {
 // removeDemo removes the demo's folder, and the database where it is elsewhere
 // (root's is).
 func removeDemo(dir string) error {
-	home, err := postgres.HomeOf(filepath.Join(dir, demoData))
+	home, err := postgres.HomeOf(postgres.ServerConfig{DataDir: filepath.Join(dir, demoData)})
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ func RunningURL(dataDir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	home, err := HomeOf(dataDir)
+	home, err := HomeOf(ServerConfig{DataDir: dataDir})
 	if err != nil {
 		return "", err
 	}
