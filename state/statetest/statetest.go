@@ -4,14 +4,19 @@ package statetest
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"io"
 	"log/slog"
 	"testing"
+	"time"
+
+	_ "github.com/lib/pq" // The driver of SeedHistory's pool.
 
 	"github.com/stitchfix/flotilla-os/clients/postgres/pgtest"
 	"github.com/stitchfix/flotilla-os/config"
 	"github.com/stitchfix/flotilla-os/state"
+	"github.com/stitchfix/flotilla-os/state/seed"
 )
 
 // NewURL gives the test a database with all tables and indexes, and no rows.
@@ -25,6 +30,26 @@ func NewURL(t testing.TB) string {
 func Migrate(ctx context.Context, url string) error {
 	logger := slog.New(slog.DiscardHandler)
 	return errors.Join(state.Migrate(ctx, url, logger), state.BuildIndexes(ctx, url, logger))
+}
+
+// SeedHistory makes all tables and indexes and n runs, see package seed.
+func SeedHistory(ctx context.Context, url string, n int) (err error) {
+	logger := slog.New(slog.DiscardHandler)
+	if err := state.Migrate(ctx, url, logger); err != nil {
+		return err
+	}
+	db, err := sql.Open("postgres", url)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	if err := seed.Runs(ctx, db, n, time.Now()); err != nil {
+		return err
+	}
+	if err := state.BuildIndexes(ctx, url, logger); err != nil {
+		return err
+	}
+	return seed.Analyze(ctx, db)
 }
 
 // NewManager gives the test a Manager of a database of its own, and its URL.

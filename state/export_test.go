@@ -1,0 +1,27 @@
+package state
+
+import (
+	"database/sql"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+)
+
+// NewWatchedManager makes a Manager whose sessions hand the server's notices
+// to notice, from the goroutine that runs the query.
+func NewWatchedManager(cfg ManagerConfig, notice func(*pq.Error)) (*Manager, error) {
+	m, err := NewManager(cfg)
+	if err != nil {
+		return nil, err
+	}
+	c, err := newConnector(cfg.URL)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.db.Close(); err != nil {
+		return nil, err
+	}
+	m.db = sqlx.NewDb(sql.OpenDB(pq.ConnectorWithNoticeHandler(c, notice)), "postgres")
+	m.readDB = m.db
+	return m, nil
+}
