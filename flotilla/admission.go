@@ -65,7 +65,7 @@ func isWrite(method string) bool {
 func (e *endpoints) authorise(r *http.Request) (apiToken, error) {
 	scheme, secret, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") || strings.TrimSpace(secret) == "" {
-		return apiToken{}, httpError{http.StatusUnauthorized, "This API needs a token, sent as the header Authorization: Bearer <token>."}
+		return apiToken{}, httpError{http.StatusUnauthorized, "this API needs a token, sent as the header Authorization: Bearer <token>"}
 	}
 	sum := sha256.Sum256([]byte(strings.TrimSpace(secret)))
 	var found *apiToken
@@ -76,9 +76,9 @@ func (e *endpoints) authorise(r *http.Request) (apiToken, error) {
 	}
 	switch {
 	case found == nil:
-		return apiToken{}, httpError{http.StatusUnauthorized, "This token is not known here."}
+		return apiToken{}, httpError{http.StatusUnauthorized, "this token is not known here"}
 	case isWrite(r.Method) && !found.writes:
-		return apiToken{}, httpError{http.StatusForbidden, "This token may only read."}
+		return apiToken{}, httpError{http.StatusForbidden, "this token may only read"}
 	}
 	return *found, nil
 }
@@ -88,12 +88,12 @@ func (e *endpoints) authorise(r *http.Request) (apiToken, error) {
 // here, and writes in a form that browsers send without asking first.
 func guardLoopback(r *http.Request, listen string) error {
 	if !isLocalHost(r.Host, listen) {
-		return httpError{http.StatusForbidden, "In dev mode this server answers only to the address that it listens on; the Host header names another."}
+		return httpError{http.StatusForbidden, "in dev mode this server answers only to the address that it listens on; the Host header names another"}
 	}
 	if isWrite(r.Method) && r.ContentLength != 0 {
 		kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 		if err != nil || (kind != "application/json" && !strings.HasSuffix(kind, "+json")) {
-			return httpError{http.StatusBadRequest, "In dev mode a write needs the header Content-Type: application/json."}
+			return httpError{http.StatusBadRequest, "in dev mode a write needs the header Content-Type: application/json"}
 		}
 	}
 	return nil

@@ -38,13 +38,13 @@ func readBody(r *http.Request) ([]byte, error) {
 	case errors.As(err, &tooLarge):
 		return nil, bodyTooLarge()
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, state.Malformedf("The request body did not arrive in time.")
+		return nil, state.Malformedf("the request body did not arrive in time")
 	}
-	return nil, state.Malformedf("The request body could not be read: %v.", err)
+	return nil, state.Malformedf("the request body could not be read: %v", err)
 }
 
 func bodyTooLarge() error {
-	return httpError{http.StatusRequestEntityTooLarge, "The request body is larger than 10 MiB."}
+	return httpError{http.StatusRequestEntityTooLarge, "the request body is larger than 10 MiB"}
 }
 
 // decodeBody reads a JSON body into dst. Members that dst does not name are
@@ -55,7 +55,7 @@ func decodeBody(r *http.Request, dst any) error {
 		return err
 	}
 	if len(bytes.TrimSpace(raw)) == 0 {
-		return state.Malformedf("The request has no body, where JSON is needed.")
+		return state.Malformedf("the request has no body, where JSON is needed")
 	}
 	if err := decodeJSON(raw, dst); err != nil {
 		return err
@@ -85,7 +85,7 @@ func decodeTaken(r *http.Request, dst any) error {
 
 func decodeJSON(raw []byte, dst any) error {
 	if string(bytes.TrimSpace(raw)) == "null" {
-		return state.Malformedf("The request body is null, where JSON %s is needed.", kindOf(reflect.TypeOf(dst).Elem()))
+		return state.Malformedf("the request body is null, where %s is needed", kindOf(reflect.TypeOf(dst).Elem()))
 	}
 	err := json.Unmarshal(raw, dst)
 	var wrongType *json.UnmarshalTypeError
@@ -95,15 +95,15 @@ func decodeJSON(raw []byte, dst any) error {
 	case errors.As(err, &wrongType):
 		return wrongTypeError(wrongType)
 	}
-	return state.Malformedf("The request body is not valid JSON: %v.", err)
+	return state.Malformedf("the request body is not valid JSON: %v", err)
 }
 
 func wrongTypeError(err *json.UnmarshalTypeError) error {
-	field := "The request body"
+	field := "the request body"
 	if err.Field != "" {
-		field = "The field " + clip(err.Field)
+		field = "the field " + clip(err.Field)
 	}
-	return state.Malformedf("%s must be %s, not %s.", field, kindOf(err.Type), clip(described(err.Value)))
+	return state.Malformedf("%s must be %s, not %s", field, kindOf(err.Type), clip(described(err.Value)))
 }
 
 // described adds the article to the name of a kind of JSON value.
@@ -145,7 +145,7 @@ func checkTexts(raw []byte) error {
 		switch c := raw[i]; {
 		case inText && c == '\\':
 			if bytes.HasPrefix(raw[i+1:], []byte("u0000")) {
-				return state.Malformedf(`The request body holds a NUL character (\u0000), which cannot be stored.`)
+				return state.Malformedf(`the request body holds a NUL character (\u0000), which cannot be stored`)
 			}
 			i++
 		case c == '"':
@@ -153,7 +153,7 @@ func checkTexts(raw []byte) error {
 		case inText:
 		case c == '{' || c == '[':
 			if depth++; depth > maxNesting {
-				return state.Malformedf("The request body is nested more than %d levels deep.", maxNesting)
+				return state.Malformedf("the request body is nested more than %d levels deep", maxNesting)
 			}
 		case c == '}' || c == ']':
 			depth--

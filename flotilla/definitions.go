@@ -2,10 +2,12 @@ package flotilla
 
 import (
 	"net/http"
+
+	"github.com/stitchfix/flotilla-os/state"
 )
 
 func (e *endpoints) listDefinitions(w http.ResponseWriter, r *http.Request) error {
-	opts, err := listOptions(r, "group_name")
+	opts, err := listOptions(r, state.DefaultDefinitionSort)
 	if err != nil {
 		return err
 	}

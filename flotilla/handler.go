@@ -101,11 +101,11 @@ func statusOf(err error) (status int, message string) {
 	case errors.As(err, &conflicting):
 		return http.StatusConflict, conflicting.Message
 	case errors.As(err, &unavailable):
-		return http.StatusServiceUnavailable, "The database cannot be reached at present; try again shortly."
+		return http.StatusServiceUnavailable, "the database cannot be reached at present; try again shortly"
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return http.StatusServiceUnavailable, "This took too long and was given up; try again shortly."
+		return http.StatusServiceUnavailable, "this took too long and was given up; try again shortly"
 	}
-	return http.StatusInternalServerError, "Something failed on our side; the server's log says what, under the id in the X-Request-Id header."
+	return http.StatusInternalServerError, "something failed on our side; the server's log says what, under the id in the X-Request-Id header"
 }
 
 type errorAnswer struct {

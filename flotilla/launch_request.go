@@ -43,7 +43,7 @@ type launchV2 struct {
 
 func (b *launchV2) request() (*state.DefinitionExecutionRequest, error) {
 	if b.RunTags.OwnerEmail == "" || b.RunTags.TeamName == "" {
-		return nil, state.Malformedf("The fields run_tags.owner_email and run_tags.team_name are both needed.")
+		return nil, state.Malformedf("the fields run_tags.owner_email and run_tags.team_name are both needed")
 	}
 	return &state.DefinitionExecutionRequest{ExecutionRequestCommon: &state.ExecutionRequestCommon{
 		OwnerID:        b.RunTags.OwnerEmail,
@@ -118,7 +118,7 @@ type launchRequest struct {
 
 func (b *launchRequest) request() (*state.DefinitionExecutionRequest, error) {
 	if b.RunTags.OwnerID == "" {
-		return nil, state.Malformedf("The field run_tags.owner_id is missing.")
+		return nil, state.Malformedf("the field run_tags.owner_id is missing")
 	}
 	return &state.DefinitionExecutionRequest{ExecutionRequestCommon: b.common(b.RunTags.OwnerID)}, nil
 }
@@ -134,7 +134,7 @@ type templateLaunchRequest struct {
 
 func (b *templateLaunchRequest) request() (*state.TemplateExecutionRequest, error) {
 	if b.OwnerID == "" {
-		return nil, state.Malformedf("The field owner_id is missing.")
+		return nil, state.Malformedf("the field owner_id is missing")
 	}
 	common := b.common(b.OwnerID)
 	if b.ClusterName != "" {

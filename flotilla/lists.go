@@ -12,16 +12,8 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-const (
-	defaultLimit = 1024
-	// maxLimit cuts larger limits (rest-api.md, Lists).
-	maxLimit = 10_000
-	// maxOffset refuses what cannot be a place in a list.
-	maxOffset = 1 << 40
-
-	ascending  = "asc"
-	descending = "desc"
-)
+// maxOffset refuses what cannot be a place in a list.
+const maxOffset = 1 << 40
 
 // Query parameters of lists that are no field filters.
 const (
@@ -36,7 +28,7 @@ const (
 )
 
 // listOptions reads the query of a list. Names and values of the field
-// filters are left to the list itself to check.
+// filters, and what to sort by, are left to the list itself to check.
 func listOptions(r *http.Request, defaultSort string) (opts state.ListOptions, err error) {
 	query := r.URL.Query()
 	if opts.Limit, opts.Offset, err = pageOf(query); err != nil {
@@ -46,12 +38,9 @@ func listOptions(r *http.Request, defaultSort string) (opts state.ListOptions, e
 	if sortBy := query.Get(paramSortBy); sortBy != "" {
 		opts.SortBy = sortBy
 	}
-	switch opts.Order = query.Get(paramOrder); opts.Order {
-	case "":
-		opts.Order = ascending
-	case ascending, descending:
-	default:
-		return opts, state.Malformedf("order must be %s or %s, not %q.", ascending, descending, clip(opts.Order))
+	opts.Order = state.OrderAscending
+	if order := query.Get(paramOrder); order != "" {
+		opts.Order = order
 	}
 	if opts.ExactTotal, err = boolOf(query, paramExactTotal, false); err != nil {
 		return opts, err
@@ -64,16 +53,16 @@ func listOptions(r *http.Request, defaultSort string) (opts state.ListOptions, e
 }
 
 func pageOf(query url.Values) (limit, offset int, err error) {
-	if limit, err = countOf(query, paramLimit, defaultLimit); err != nil {
+	if limit, err = countOf(query, paramLimit, state.DefaultListLimit); err != nil {
 		return 0, 0, err
 	}
 	if offset, err = countOf(query, paramOffset, 0); err != nil {
 		return 0, 0, err
 	}
 	if offset > maxOffset {
-		return 0, 0, state.Malformedf("offset must be at most %d.", maxOffset)
+		return 0, 0, state.Malformedf("offset must be at most %d", maxOffset)
 	}
-	return min(limit, maxLimit), offset, nil
+	return min(limit, state.MaxListLimit), offset, nil
 }
 
 // countOf is a parameter that counts rows. A number beyond the machine's is
@@ -84,7 +73,7 @@ func countOf(query url.Values, name string, absent int) (int, error) {
 		return absent, nil
 	}
 	if strings.Trim(text, "0123456789") != "" {
-		return 0, state.Malformedf("%s must be a whole number of at least 0, not %q.", name, clip(text))
+		return 0, state.Malformedf("%s must be a whole number of at least 0, not %q", name, clip(text))
 	}
 	// Digits only: what can fail is the size, and then n is the largest int.
 	n, _ := strconv.Atoi(text)
@@ -100,7 +89,7 @@ func boolOf(query url.Values, name string, absent bool) (bool, error) {
 	case "false":
 		return false, nil
 	default:
-		return false, state.Malformedf("%s must be true or false, not %q.", name, clip(text))
+		return false, state.Malformedf("%s must be true or false, not %q", name, clip(text))
 	}
 }
 
@@ -113,7 +102,7 @@ func envFilters(values []string) ([]state.EnvVar, error) {
 	for _, text := range values {
 		name, value, ok := strings.Cut(text, "|")
 		if !ok {
-			return nil, state.Malformedf("env must be NAME|VALUE, and %q has no |.", clip(text))
+			return nil, state.Malformedf("env must be NAME|VALUE, and %q has no |", clip(text))
 		}
 		env = append(env, state.EnvVar{Name: name, Value: value})
 	}

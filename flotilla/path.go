@@ -42,16 +42,16 @@ func pathParam(r *http.Request, name string) string {
 // checkAddress refuses paths and queries that hold what no row could hold.
 func checkAddress(r *http.Request) error {
 	if !storable(r.URL.Path) {
-		return state.Malformedf("The path holds a NUL character or is not UTF-8.")
+		return state.Malformedf("the path holds a NUL character or is not UTF-8")
 	}
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return state.Malformedf("The query string cannot be read: %v.", err)
+		return state.Malformedf("the query string cannot be read: %v", err)
 	}
 	for name, values := range query {
 		for _, text := range append(values, name) {
 			if !storable(text) {
-				return state.Malformedf("The query parameter %q holds a NUL character or is not UTF-8.", clip(name))
+				return state.Malformedf("the query parameter %q holds a NUL character or is not UTF-8", clip(name))
 			}
 		}
 	}
@@ -75,7 +75,7 @@ func clip(s string) string {
 }
 
 func notFound(_ http.ResponseWriter, r *http.Request) error {
-	return state.Missingf("There is nothing at %s %s; GET /api/openapi.json lists what there is.", r.Method, clip(r.URL.Path))
+	return state.Missingf("there is nothing at %s %s; GET /api/openapi.json lists what there is", r.Method, clip(r.URL.Path))
 }
 
 func methodNotAllowed(w http.ResponseWriter, r *http.Request) error {
@@ -88,5 +88,5 @@ func methodNotAllowed(w http.ResponseWriter, r *http.Request) error {
 	}
 	list := strings.Join(allowed, ", ")
 	w.Header().Set("Allow", list)
-	return httpError{http.StatusMethodNotAllowed, "This path does not answer to " + clip(r.Method) + ", but to " + list + "."}
+	return httpError{http.StatusMethodNotAllowed, "this path does not answer to " + clip(r.Method) + ", but to " + list}
 }

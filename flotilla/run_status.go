@@ -1,7 +1,6 @@
 package flotilla
 
 import (
-	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -79,31 +78,16 @@ func utc(t *time.Time) *time.Time {
 
 // statusReport is the body of PUT /{run_id}/status.
 type statusReport struct {
-	Status        *string  `json:"status"`
+	Status        string   `json:"status"`
 	ExitCode      *int64   `json:"exit_code"`
 	ExitReason    *string  `json:"exit_reason"`
 	RunExceptions []string `json:"run_exceptions"`
 }
 
-func (b *statusReport) report() (state.SelfReport, error) {
-	status := state.Status(valueOf(b.Status))
-	if !status.Valid() {
-		return state.SelfReport{}, state.Malformedf("The field status must be one of %s, not %q.", statusWords(), clip(string(status)))
-	}
-	if b.ExitCode != nil && (*b.ExitCode < math.MinInt32 || *b.ExitCode > math.MaxInt32) {
-		return state.SelfReport{}, state.Malformedf("The field exit_code must fit in 32 bits; %d does not.", *b.ExitCode)
-	}
+func (b *statusReport) report() state.SelfReport {
 	return state.SelfReport{
-		Status: status, ExitCode: b.ExitCode, ExitReason: given(b.ExitReason), RunExceptions: b.RunExceptions,
-	}, nil
-}
-
-func statusWords() string {
-	words := make([]string, len(state.Statuses))
-	for i, status := range state.Statuses {
-		words[i] = string(status)
+		Status: state.Status(b.Status), ExitCode: b.ExitCode, ExitReason: given(b.ExitReason), RunExceptions: b.RunExceptions,
 	}
-	return strings.Join(words, ", ")
 }
 
 func (e *endpoints) reportRunStatus(w http.ResponseWriter, r *http.Request) error {
@@ -111,11 +95,7 @@ func (e *endpoints) reportRunStatus(w http.ResponseWriter, r *http.Request) erro
 	if err := decodeBody(r, &body); err != nil {
 		return err
 	}
-	report, err := body.report()
-	if err != nil {
-		return err
-	}
-	if err := e.executions.Report(r.Context(), pathParam(r, "run_id"), report); err != nil {
+	if err := e.executions.Report(r.Context(), pathParam(r, "run_id"), body.report()); err != nil {
 		return err
 	}
 	return writeJSON(w, updatedAnswer{true})

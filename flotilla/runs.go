@@ -8,7 +8,7 @@ import (
 )
 
 func (e *endpoints) listRuns(w http.ResponseWriter, r *http.Request) error {
-	opts, err := listOptions(r, runSort)
+	opts, err := listOptions(r, state.DefaultRunSort)
 	if err != nil {
 		return err
 	}
@@ -17,7 +17,7 @@ func (e *endpoints) listRuns(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (e *endpoints) listRunsOfDefinition(w http.ResponseWriter, r *http.Request) error {
-	opts, err := listOptions(r, runSort)
+	opts, err := listOptions(r, state.DefaultRunSort)
 	if err != nil {
 		return err
 	}
@@ -28,7 +28,7 @@ func (e *endpoints) listRunsOfDefinition(w http.ResponseWriter, r *http.Request)
 }
 
 func (e *endpoints) listRunsOfTemplate(w http.ResponseWriter, r *http.Request) error {
-	opts, err := listOptions(r, runSort)
+	opts, err := listOptions(r, state.DefaultRunSort)
 	if err != nil {
 		return err
 	}
@@ -39,16 +39,15 @@ func (e *endpoints) listRunsOfTemplate(w http.ResponseWriter, r *http.Request) e
 }
 
 func (e *endpoints) listRunsOfTemplateName(w http.ResponseWriter, r *http.Request) error {
-	opts, err := listOptions(r, runSort)
+	opts, err := listOptions(r, state.DefaultRunSort)
 	if err != nil {
 		return err
 	}
-	list, err := e.templates.HistoryByName(r.Context(), pathParam(r, "template_name"), opts)
+	name := pathParam(r, "template_name")
+	list, err := e.templates.HistoryByName(r.Context(), name, opts)
+	opts.Filters["template_name"] = []string{name}
 	return answerRuns(w, list, opts, err)
 }
-
-// runSort is what runs are sorted by where the caller does not say.
-const runSort = "group_name"
 
 func answerRuns(w http.ResponseWriter, list state.RunList, opts state.ListOptions, err error) error {
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 )
 
 func (e *endpoints) listTemplates(w http.ResponseWriter, r *http.Request) error {
-	opts, err := listOptions(r, "template_name")
+	opts, err := listOptions(r, state.DefaultTemplateSort)
 	if err != nil {
 		return err
 	}

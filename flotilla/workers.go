@@ -36,7 +36,7 @@ type workerRequest struct {
 
 func (b workerRequest) count() (int64, error) {
 	if b.CountPerInstance == nil {
-		return 0, state.Malformedf("The field count_per_instance is missing.")
+		return 0, state.Malformedf("the field count_per_instance is missing")
 	}
 	return *b.CountPerInstance, nil
 }

@@ -137,7 +137,7 @@ UPDATE cluster_state SET
 	cluster_version = COALESCE(:cluster_version, cluster_version),
 	-- The time is that of the last change, not that of the last update.
 	status_since = CASE
-		WHEN CAST(:status AS cluster_status) IS DISTINCT FROM status AND :status IS NOT NULL THEN :now
+		WHEN CAST(:status AS cluster_status) <> status THEN :now
 		ELSE status_since
 	END,
 	status = COALESCE(CAST(:status AS cluster_status), status),
