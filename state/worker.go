@@ -1,15 +1,17 @@
 package state
 
+import "github.com/stitchfix/flotilla-os/config"
+
 // WorkerType names one of the loops that move runs along.
 type WorkerType string
 
 const (
 	// WorkerSubmit claims queued runs and hands them to their cluster.
-	WorkerSubmit WorkerType = "submit"
+	WorkerSubmit WorkerType = config.WorkerSubmit
 	// WorkerRetry puts runs that their cluster failed back in the queue.
-	WorkerRetry WorkerType = "retry"
+	WorkerRetry WorkerType = config.WorkerRetry
 	// WorkerStatus follows the clusters and records what happens there.
-	WorkerStatus WorkerType = "status"
+	WorkerStatus WorkerType = config.WorkerStatus
 )
 
 // WorkerTypes lists every worker type.

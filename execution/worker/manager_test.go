@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/stitchfix/flotilla-os/execution/engine"
+	"github.com/stitchfix/flotilla-os/config"
 	"github.com/stitchfix/flotilla-os/state"
 	"github.com/stitchfix/flotilla-os/state/statetest"
 )
@@ -33,8 +34,8 @@ func makeDatabase(t *testing.T) database {
 	discard := func(c *state.ManagerConfig) { c.Logger = slog.New(slog.DiscardHandler) }
 	manager, url := statetest.NewManager(t, discard)
 	require.NoError(t, manager.CreateDefinition(t.Context(), state.Definition{DefinitionID: "d", Alias: "d", Image: "i"}))
-	require.NoError(t, manager.EnsureWorkers(t.Context(), map[string]map[state.WorkerType]int{
-		state.EKSEngine: {state.WorkerSubmit: 1, state.WorkerStatus: 1, state.WorkerRetry: 1},
+	require.NoError(t, manager.EnsureWorkers(t.Context(), map[string]map[string]int{
+		state.EKSEngine: {config.WorkerSubmit: 1, config.WorkerStatus: 1, config.WorkerRetry: 1},
 	}))
 	return database{manager, url}
 }
