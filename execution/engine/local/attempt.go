@@ -1,26 +1,15 @@
 package local
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/stitchfix/flotilla-os/config/fault"
 )
-
-// ShimCommand is the word on the command line that makes this program a shim.
-const ShimCommand = "shim"
-
-// ownProgram is this very program, also after its file was replaced by a newer one.
-const ownProgram = "/proc/self/exe"
 
 // errNoStart: the shim ended without taking the attempt; nothing was executed, and it may be started again.
 var errNoStart = errors.New("the shim did not start the command")
@@ -32,50 +21,6 @@ type attempt struct {
 	pidfd *os.File
 	// child is set where we are the shim's parent and have to reap it.
 	child *exec.Cmd
-}
-
-// launch starts a shim on a prepared folder, and returns when the command has started. The shim lives in its own session
-// and outlives us.
-func launch(program string, folder Folder) (*attempt, error) {
-	output, input, err := os.Pipe()
-	if err != nil {
-		return nil, fmt.Errorf("starting the shim: %w", err)
-	}
-	defer func() { _ = output.Close() }()
-	log, err := os.OpenFile(folder.path(shimLogFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		_ = input.Close()
-		return nil, fmt.Errorf("starting the shim: %w", err)
-	}
-	defer func() { _ = log.Close() }()
-	pidfd := -1
-	child := &exec.Cmd{
-		Path: program, Args: []string{"flotilla-os", ShimCommand, string(folder)}, Env: shimEnvironment(), Dir: "/",
-		Stdout: input, Stderr: log, SysProcAttr: &sysProcAttr{Setsid: true, PidFD: &pidfd},
-	}
-	err = child.Start()
-	_ = input.Close()
-	if err != nil {
-		return nil, fmt.Errorf("starting the shim: %w", err)
-	}
-	if line, _ := bufio.NewReader(output).ReadString('\n'); line == readyLine {
-		return &attempt{folder: folder, child: child, pidfd: pollable(pidfd)}, nil
-	}
-	if pidfd >= 0 {
-		_ = unix.Close(pidfd)
-	}
-	return nil, errors.Join(errNoStart, child.Wait())
-}
-
-// shimEnvironment holds nothing but what commands and container clients get from it: the server's own has secrets.
-func shimEnvironment() []string {
-	var entries []string
-	for _, name := range slices.Concat(passedOn, clientVariables, []string{fault.EnvVar}) {
-		if value, ok := os.LookupEnv(name); ok {
-			entries = append(entries, name+"="+value)
-		}
-	}
-	return entries
 }
 
 // pollable hands a pidfd to the runtime's poller, so that waiting costs no thread.
@@ -210,77 +155,4 @@ func terminate(folder Folder) error {
 		return fmt.Errorf("terminating the shim: %w", err)
 	}
 	return nil
-}
-
-// removeLeftovers kills what a shim that was itself killed has left of its attempt, and removes its cgroups.
-func removeLeftovers(ctx context.Context, folder Folder) error {
-	spec, err := folder.ReadSpec()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	cgroups := spec.Limits.existing(enclosureName(spec.RunID, spec.Attempt))
-	started, err := folder.ReadStarted()
-	if err != nil {
-		return err
-	}
-	retry := time.NewTicker(10 * time.Millisecond)
-	defer retry.Stop()
-	for left := true; left; {
-		left = killLeftovers(folder, started, cgroups)
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-retry.C:
-		}
-	}
-	errs := []error{spec.Container.remove(ctx)}
-	for _, c := range cgroups {
-		errs = append(errs, c.remove())
-	}
-	return errors.Join(errs...)
-}
-
-// killLeftovers answers whether there was anything to kill.
-func killLeftovers(folder Folder, started *Started, cgroups []cgroup) bool {
-	found := map[int]bool{}
-	for _, c := range cgroups {
-		for _, pid := range c.pids() {
-			found[pid] = true
-		}
-	}
-	if boot, err := bootID(); err == nil && started != nil && boot == started.BootID {
-		for _, pid := range markedProcesses(folder, started.PID) {
-			found[pid] = true
-		}
-	}
-	for pid := range found {
-		_ = sendSignal(pid, unix.SIGKILL)
-	}
-	return len(found) > 0
-}
-
-// markedProcesses are those that carry the attempt's marker, what they started, and, as long as one of them proves that
-// the session is still the attempt's, everything in its session.
-func markedProcesses(folder Folder, session int) []int {
-	var found []int
-	sessions := map[int][]int{}
-	ours := false
-	for _, pid := range allPIDs() {
-		stat, err := readStat(pid)
-		if err != nil || stat.dead() || pid == selfPID() {
-			continue
-		}
-		if hasVariable(pid, attemptVariable+"="+string(folder)) {
-			found = append(append(found, pid), descendants(pid)...)
-			ours = ours || stat.session == session
-		}
-		sessions[stat.session] = append(sessions[stat.session], pid)
-	}
-	if ours {
-		found = append(found, sessions[session]...)
-	}
-	return found
 }

@@ -1,6 +1,14 @@
 package local
 
-import "testing"
+import (
+	"context"
+	"log/slog"
+	"runtime"
+	"testing"
+
+	"github.com/stitchfix/flotilla-os/execution/engine"
+	"github.com/stitchfix/flotilla-os/state"
+)
 
 // BenchmarkStart measures from a prepared folder to "started" in it, the shim's own part of the way to RUNNING.
 func BenchmarkStart(b *testing.B) {
@@ -28,4 +36,56 @@ func BenchmarkStart(b *testing.B) {
 		}
 		b.StartTimer()
 	}
+}
+
+// BenchmarkRunning measures from Execute to the report of RUNNING, the engine's part of submitting a run; the rows are in
+// memory.
+func BenchmarkRunning(b *testing.B) {
+	r := newRows()
+	e, err := New(Config{
+		ClusterName: testCluster, DataDir: b.TempDir(), Sizer: fixedSize{}, Store: r, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer removeParents(e.limits)
+	ctx, cancel := context.WithCancel(b.Context())
+	running := make(chan string, 1)
+	stopped := make(chan string, 1)
+	done := make(chan error)
+	go func() { done <- e.Follow(ctx, signalling{r, running, stopped}) }()
+	defer func() { cancel(); <-done }()
+	for range b.N {
+		b.StopTimer()
+		run := queuedRun(r, "true")
+		b.StartTimer()
+		if err := e.Execute(ctx, engine.Submission{Run: run, Accept: r.accept(run.RunID)}); err != nil {
+			b.Fatal(err)
+		}
+		<-running
+		b.StopTimer()
+		<-stopped
+		for spareOf(e) == nil {
+			runtime.Gosched()
+		}
+		b.StartTimer()
+	}
+}
+
+type signalling struct {
+	*rows
+	running, stopped chan string
+}
+
+func (s signalling) Observe(ctx context.Context, seen engine.Observation) error {
+	if err := s.rows.Observe(ctx, seen); err != nil {
+		return err
+	}
+	switch seen.Status {
+	case state.StatusRunning:
+		s.running <- seen.RunID
+	case state.StatusStopped:
+		s.stopped <- seen.RunID
+	}
+	return nil
 }

@@ -69,8 +69,9 @@ type Engine struct {
 	driving atomic.Bool
 	wake    chan struct{}
 	// starts are runs that were committed as started by Execute; the follower takes them from here.
-	mu     sync.Mutex
-	starts []ticket
+	startsMu sync.Mutex
+	starts   []ticket
+	shims    shims
 	// relist asks the follower to learn from the database what it may have missed.
 	relist atomic.Bool
 	beaten atomic.Bool
@@ -122,6 +123,7 @@ func New(cfg Config) (*Engine, error) {
 	return &Engine{
 		cfg: cfg, dataDir: dataDir, node: node, host: host, limits: limits,
 		admission: newAdmission(capacity), wake: make(chan struct{}, 1),
+		shims: shims{program: cfg.Program},
 	}, nil
 }
 

@@ -55,9 +55,9 @@ func (e *Engine) hand(t ticket, known, reserved bool) error {
 	}
 	if reserved {
 		fault.Point(fault.StartIntentCommitted)
-		e.mu.Lock()
+		e.startsMu.Lock()
 		e.starts = append(e.starts, t)
-		e.mu.Unlock()
+		e.startsMu.Unlock()
 		e.admission.settle(t, false)
 		e.poke()
 		return nil

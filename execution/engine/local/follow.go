@@ -23,8 +23,6 @@ const (
 	cleanInterval    = time.Hour
 	// storeTimeout bounds one call to the store: a database that hangs must not stop the rest.
 	storeTimeout = 10 * time.Second
-	// retryDelay follows a failed call to the store.
-	retryDelay = time.Second
 )
 
 // follower drives the runs of the data folder while it holds the folder's lock.
@@ -50,6 +48,7 @@ func (e *Engine) Follow(ctx context.Context, o engine.Observer) error {
 	e.driving.Store(true)
 	defer f.leave()
 	f.group.Go(func() { f.keepAlive(ctx) })
+	f.group.Go(f.prepareShim)
 	f.admit(ctx)
 	return nil
 }
@@ -78,10 +77,18 @@ func (e *Engine) lockFolder(ctx context.Context) (*os.File, error) {
 func (f *follower) leave() {
 	f.driving.Store(false)
 	f.group.Wait()
+	f.shims.dismiss()
 	f.admission.empty()
-	f.Engine.mu.Lock()
+	f.startsMu.Lock()
 	f.starts = nil
-	f.Engine.mu.Unlock()
+	f.startsMu.Unlock()
+}
+
+// prepareShim has a shim waiting for the next run.
+func (f *follower) prepareShim() {
+	if err := f.shims.prepare(); err != nil {
+		f.logger.Warn("preparing a shim failed; the next run starts its own", "error", err)
+	}
 }
 
 // admit is the loop that decides who starts.
@@ -90,7 +97,7 @@ func (f *follower) admit(ctx context.Context) {
 	defer incoming.Stop()
 	defer relist.Stop()
 	f.cleanCgroups()
-	f.Engine.relist.Store(true)
+	f.relist.Store(true)
 	for ctx.Err() == nil {
 		f.admitOnce(ctx)
 		select {
@@ -99,17 +106,17 @@ func (f *follower) admit(ctx context.Context) {
 		case <-incoming.C:
 			f.takeIncoming()
 		case <-relist.C:
-			f.Engine.relist.Store(true)
+			f.relist.Store(true)
 		}
 	}
 }
 
 func (f *follower) admitOnce(ctx context.Context) {
 	f.takeStarts(ctx)
-	if f.Engine.relist.Swap(false) {
+	if f.relist.Swap(false) {
 		if err := f.list(ctx); err != nil && ctx.Err() == nil {
 			f.logger.Warn("listing this node's runs failed; trying again", "error", err)
-			f.Engine.relist.Store(true)
+			f.relist.Store(true)
 		}
 	}
 	for ctx.Err() == nil {
@@ -127,10 +134,10 @@ func (f *follower) admitOnce(ctx context.Context) {
 
 // takeStarts begins what Execute committed as started.
 func (f *follower) takeStarts(ctx context.Context) {
-	f.Engine.mu.Lock()
+	f.startsMu.Lock()
 	starts := f.starts
 	f.starts = nil
-	f.Engine.mu.Unlock()
+	f.startsMu.Unlock()
 	for _, t := range starts {
 		f.begin(ctx, t)
 	}
@@ -147,7 +154,7 @@ func (f *follower) commitStart(ctx context.Context, t ticket) error {
 	if !ours {
 		// Stopped, most likely; but an earlier try may have been committed without our knowing, and the list tells.
 		f.admission.release(t.runID)
-		f.Engine.relist.Store(true)
+		f.relist.Store(true)
 		return nil
 	}
 	fault.Point(fault.StartIntentCommitted)

@@ -3,6 +3,7 @@ package local
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -35,12 +36,15 @@ var errTaken = errors.New("the attempt was started before")
 // in the folder, at most once ever, and needs nobody to live beside it. It answers the exit status of the process.
 func RunShim(args []string) int {
 	if len(args) != 1 {
-		fmt.Fprintln(os.Stderr, "usage: flotilla-os shim FOLDER")
+		fmt.Fprintln(os.Stderr, "usage: flotilla-os shim FOLDER, or - to read its path from standard input")
 		return shimFailed
 	}
-	folder, err := filepath.Abs(args[0])
+	folder, err := folderOf(args[0])
+	if err == nil && folder == "" {
+		return shimDone // the server that prepared us has gone, or needs us no longer
+	}
 	if err == nil {
-		err = newShim(Folder(folder)).run()
+		err = newShim(folder).run()
 	}
 	switch {
 	case err == nil:
@@ -52,6 +56,31 @@ func RunShim(args []string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return shimFailed
 	}
+}
+
+// folderFromInput in the place of the folder: its path comes by standard input, later.
+const folderFromInput = "-"
+
+// folderOf answers the folder to work in. Our errors go to a file in it: nobody may be left to read them elsewhere.
+func folderOf(arg string) (Folder, error) {
+	if arg == folderFromInput {
+		path, err := io.ReadAll(os.Stdin)
+		if err != nil || len(path) == 0 {
+			return "", err
+		}
+		arg = string(path)
+	}
+	path, err := filepath.Abs(arg)
+	if err != nil {
+		return "", err
+	}
+	folder := Folder(path)
+	log, err := os.OpenFile(folder.path(shimLogFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = log.Close() }()
+	return folder, unix.Dup3(int(log.Fd()), unix.Stderr, 0)
 }
 
 // shim executes one attempt.

@@ -101,7 +101,10 @@ func (f *follower) start(ctx context.Context, t ticket) error {
 			return err
 		}
 	}
-	living, err := launch(f.cfg.Program, folder)
+	living, err := f.shims.launch(folder)
+	if ctx.Err() == nil {
+		f.group.Go(f.prepareShim)
+	}
 	if err == nil {
 		fault.Point(fault.ProcessStarted)
 		return f.accompany(ctx, t, living)
