@@ -26,7 +26,7 @@ func (s *ExecutionService) chooseCluster(ctx context.Context, executable state.E
 	}
 	var warnings []string
 	if warning != "" {
-		s.log.WarnContext(ctx, "cluster of the request ignored", "run_id", run.RunID, "cluster", asked, "reason", warning)
+		s.log.WarnContext(ctx, "cluster of the request ignored", "run_id", run.RunID, "reason", warning)
 		warnings = []string{warning}
 	}
 	rules := []func() (string, error){
@@ -58,7 +58,7 @@ func (s *ExecutionService) checkAsked(ctx context.Context, name string, strict b
 	}
 	switch {
 	case !ok:
-		warning = fmt.Sprintf("cluster %q is not known", name)
+		warning = fmt.Sprintf("cluster %q is not known", shorten(name))
 	case cluster.Status == state.ClusterOffline:
 		warning = fmt.Sprintf("cluster %q is offline", name)
 	default:

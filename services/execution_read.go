@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
-	"slices"
 	"time"
 
 	"github.com/stitchfix/flotilla-os/execution/engine"
@@ -108,7 +107,7 @@ func (s *ExecutionService) Events(ctx context.Context, runID string) (state.PodE
 		return nil, err
 	}
 	if len(run.PodEvents) > 0 || run.Status == state.StatusQueued {
-		return slices.Concat(state.PodEvents{}, run.PodEvents), nil
+		return append(state.PodEvents{}, run.PodEvents...), nil
 	}
 	asking, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
@@ -117,7 +116,7 @@ func (s *ExecutionService) Events(ctx context.Context, runID string) (state.PodE
 		s.log.WarnContext(ctx, "events not read from the cluster", "run_id", runID, "cluster", run.ClusterName, "error", err)
 		return state.PodEvents{}, nil
 	}
-	return slices.Concat(state.PodEvents{}, events), err
+	return append(state.PodEvents{}, events...), err
 }
 
 func (s *ExecutionService) askEvents(ctx context.Context, run state.Run) (state.PodEvents, error) {
