@@ -13,14 +13,7 @@ import (
 func TestWorkers(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	counts := map[string]map[state.WorkerType]int{}
-	for e, types := range config.Default().Workers.CountPerInstance {
-		counts[e] = map[state.WorkerType]int{}
-		for name, n := range types {
-			counts[e][state.WorkerType(name)] = n
-		}
-	}
-	require.NoError(t, b.EnsureWorkers(t.Context(), counts))
+	require.NoError(t, b.EnsureWorkers(t.Context(), config.Default().Workers.CountPerInstance))
 
 	list, err := b.workers.List(t.Context())
 	require.NoError(t, err)
