@@ -47,8 +47,9 @@ type Manager struct {
 	metrics metrics.Client
 	clock   func() time.Time
 	ara     config.ARA
-	// statements are the prepared ones of db.
-	statements statements
+	// statements are the prepared ones of db, lookups those of readDB.
+	statements prepared[*sqlx.NamedStmt]
+	lookups    prepared[*sqlx.Stmt]
 	// sessionChecked is set once Check has seen that database sessions are
 	// ours alone; that does not change while the program runs.
 	sessionChecked atomic.Bool

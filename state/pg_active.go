@@ -44,15 +44,17 @@ func (m *Manager) StoppedAmong(ctx context.Context, runIDs []string) ([]string, 
 	return stopped, nil
 }
 
-// A run in its second attempt has started and may be PENDING again.
+// A run in its second attempt has started and may be PENDING again. The order
+// is by an expression so that the planner reads the active runs, which are few,
+// and not all runs in the order of an index.
 const overdueRunsSQL = `SELECT ` + runColumns + ` FROM task
 	WHERE status IN ('PENDING', 'RUNNING')
 	  AND started_at + make_interval(secs => active_deadline_seconds + CAST($1 AS float8)) < now()
-	ORDER BY started_at, run_id
+	ORDER BY started_at + make_interval(secs => active_deadline_seconds), run_id
 	LIMIT $2`
 
 // OverdueRuns gives up to limit active runs that are more than grace past
-// their deadline, those that started first.
+// their deadline, the most overdue first.
 func (m *Manager) OverdueRuns(ctx context.Context, grace time.Duration, limit int) ([]Run, error) {
 	return m.selectRuns(ctx, overdueRunsSQL, grace.Seconds(), limit)
 }

@@ -30,7 +30,7 @@ func (m *Manager) EstimateRunResources(ctx context.Context, executableID, comman
 		Memory *int64 `db:"memory"`
 		CPU    *int64 `db:"cpu"`
 	}
-	err := m.readDB.GetContext(ctx, &found, TaskResourcesSelectCommandSQL, executableID, commandHash,
+	err := m.lookup(ctx, &found, TaskResourcesSelectCommandSQL, executableID, commandHash,
 		m.ara.Window.Seconds(), m.ara.Sample, m.ara.MemoryMultiplier, m.ara.CPUMultiplier)
 	switch {
 	case isRecoveryConflict(err):
@@ -93,7 +93,7 @@ func (m *Manager) sparkArgs(executableID, commandHash string) []any {
 // is NULL, or where a standby cancelled the query.
 func history[T any](ctx context.Context, m *Manager, text string, args ...any) (T, error) {
 	var found sql.Null[T]
-	err := m.readDB.GetContext(ctx, &found, text, args...)
+	err := m.lookup(ctx, &found, text, args...)
 	if err == nil && found.Valid {
 		return found.V, nil
 	}

@@ -31,7 +31,7 @@ func TestWhatGoesWrongInAnEstimate(t *testing.T) {
 			t.Parallel()
 			db, mock, err := sqlmock.New()
 			require.NoError(t, err)
-			mock.ExpectQuery("SELECT").WillReturnError(c.fault)
+			mock.ExpectPrepare("SELECT").ExpectQuery().WillReturnError(c.fault)
 			var log bytes.Buffer
 			m := &Manager{readDB: sqlx.NewDb(db, "postgres"), logger: slog.New(slog.NewTextHandler(&log, nil))}
 

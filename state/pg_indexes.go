@@ -31,7 +31,7 @@ var indexes = []index{
 	// ARA's lookup (ara.md section 2): its cost is that of the runs killed for
 	// memory, not of all runs of the definition.
 	{"flotilla_task_killed", "task", "btree (definition_id, command_hash, queued_at DESC) INCLUDE (memory, cpu) " +
-		"WHERE engine = 'eks' AND (exit_code = 137 OR exit_reason = 'OOMKilled')"},
+		"WHERE engine = 'eks' AND (exit_code = 137 OR exit_reason = 'OOMKilled') AND exit_code IS DISTINCT FROM 0"},
 	// How long runs of a command took.
 	{"flotilla_task_runtime", "task", "btree (definition_id, command_hash, started_at DESC) INCLUDE (finished_at) " +
 		"WHERE started_at IS NOT NULL AND finished_at IS NOT NULL"},

@@ -32,7 +32,7 @@ FROM (
 // the newest $4 runs of a command took that started in the last $3 seconds.
 // The number is bounded because this is asked whenever a run is submitted.
 const TaskRuntimeSelectCommandSQL = `
-SELECT percentile_disc(0.95) WITHIN GROUP (ORDER BY EXTRACT(epoch FROM finished_at - started_at) / 60) AS minutes
+SELECT CAST(EXTRACT(epoch FROM percentile_disc(0.95) WITHIN GROUP (ORDER BY finished_at - started_at)) / 60 AS float8) AS minutes
 FROM (
 	SELECT started_at, finished_at
 	FROM task

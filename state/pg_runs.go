@@ -96,9 +96,9 @@ func (m *Manager) insertRun(ctx context.Context, tx *sqlx.Tx, r Run) (Run, error
 	if r.ExecutableType == ExecutableTypeTemplate {
 		text = insertTemplateRunSQL
 	}
-	insert, err := m.statements.named(ctx, m.db, text)
+	insert, err := m.named(ctx, text)
 	if err != nil {
-		return Run{}, interpretError(err)
+		return Run{}, err
 	}
 	if tx != nil {
 		insert = tx.NamedStmtContext(ctx, insert)

@@ -12,7 +12,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/stitchfix/flotilla-os/clients/postgres/pgtest"
 	"github.com/stitchfix/flotilla-os/state"
+	"github.com/stitchfix/flotilla-os/state/statetest"
 )
 
 func TestACreatedRunIsStoredWhole(t *testing.T) {
@@ -228,4 +230,31 @@ func TestOurMD5IsThatOfPostgres(t *testing.T) {
 		assert.Equal(t, new(command), s.get(t, r.RunID).Command, name)
 	}
 	assert.Empty(t, log.String())
+}
+
+func TestAManagerWorksAgainWhenPostgresIsBack(t *testing.T) {
+	t.Parallel()
+	server := pgtest.NewServer(t)
+	url := server.CreateDatabase("back")
+	require.NoError(t, statetest.Migrate(t.Context(), url))
+	s := store{Manager: statetest.Open(t, url), url: url, db: openDB(t, url)}
+	s.definition(t, "def")
+	acknowledged := makeRun()
+	_, _, err := s.CreateRun(t.Context(), acknowledged)
+	require.NoError(t, err)
+
+	server.Kill()
+	_, _, err = s.CreateRun(t.Context(), makeRun())
+	require.ErrorAs(t, err, new(state.Unavailable))
+	_, err = s.EstimateRunResources(t.Context(), "def", "hash")
+	require.ErrorAs(t, err, new(state.Unavailable))
+
+	server.Start()
+	require.Eventually(t, func() bool {
+		_, _, err := s.CreateRun(t.Context(), makeRun())
+		return err == nil
+	}, patience, 50*time.Millisecond)
+	assert.Equal(t, state.StatusQueued, s.get(t, acknowledged.RunID).Status)
+	_, err = s.EstimateRunResources(t.Context(), "def", "hash")
+	assert.ErrorAs(t, err, new(state.MissingResource))
 }

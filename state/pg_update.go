@@ -29,9 +29,9 @@ func (m *Manager) hitsOne(ctx context.Context, text string, arg any) (bool, erro
 
 // update runs text with the named arguments of arg and counts the rows hit.
 func (m *Manager) update(ctx context.Context, text string, arg any) (int, error) {
-	stmt, err := m.statements.named(ctx, m.db, text)
+	stmt, err := m.named(ctx, text)
 	if err != nil {
-		return 0, interpretError(err)
+		return 0, err
 	}
 	n, err := rowsHit(stmt.ExecContext(ctx, arg))
 	return n, interpretError(err)
@@ -41,9 +41,9 @@ func (m *Manager) update(ctx context.Context, text string, arg any) (int, error)
 // let it through, the row is read as it stands, and moved is false;
 // MissingResource where there is none.
 func (m *Manager) moved(ctx context.Context, text, runID string, arg any) (r Run, moved bool, err error) {
-	stmt, err := m.statements.named(ctx, m.db, text)
+	stmt, err := m.named(ctx, text)
 	if err != nil {
-		return Run{}, false, interpretError(err)
+		return Run{}, false, err
 	}
 	err = stmt.GetContext(ctx, &r, arg)
 	if err == nil {
@@ -58,9 +58,9 @@ func (m *Manager) moved(ctx context.Context, text, runID string, arg any) (r Run
 
 // changed runs an UPDATE that answers the rows it hit.
 func (m *Manager) changed(ctx context.Context, text string, arg any) ([]Run, error) {
-	stmt, err := m.statements.named(ctx, m.db, text)
+	stmt, err := m.named(ctx, text)
 	if err != nil {
-		return nil, interpretError(err)
+		return nil, err
 	}
 	var runs []Run
 	if err := stmt.SelectContext(ctx, &runs, arg); err != nil {
