@@ -55,23 +55,21 @@ func (l layout) password() string { return filepath.Join(l.dataDir, passwordFile
 
 // newLayout resolves where the database of dataDir is and creates the folder for it. The data folder must exist.
 func newLayout(dataDir string, cfg ServerConfig) (layout, error) {
-	l := layout{dataDir: dataDir, home: filepath.Join(dataDir, homeDir)}
-	if os.Geteuid() != 0 {
-		return l, makeHome(l.home, 0o700)
-	}
-	inside, err := ownerOf(l.cluster())
+	home, inside, err := findHome(dataDir, cfg.HomeParent)
 	if err != nil {
 		return layout{}, err
 	}
-	if inside != nil { // made before by a user; root goes on as that user
-		l.owner = inside
-		return l, nil
+	l := layout{dataDir: dataDir, home: home}
+	if os.Geteuid() != 0 {
+		return l, makeHome(home, 0o700)
 	}
-	if l.home, err = homeOfRoot(dataDir, cfg.HomeParent); err != nil {
-		return layout{}, err
-	}
-	if err := makeHome(l.home, 0o711); err != nil {
-		return layout{}, err
+	if !inside {
+		if err := recordHome(dataDir, home); err != nil {
+			return layout{}, err
+		}
+		if err := makeHome(home, 0o711); err != nil {
+			return layout{}, err
+		}
 	}
 	l.owner, err = ownerOf(l.cluster()) // as at the first start, whoever has been installed since
 	if err == nil && l.owner == nil {
@@ -86,40 +84,49 @@ func HomeOf(cfg ServerConfig) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if os.Geteuid() != 0 {
-		return filepath.Join(dataDir, homeDir), nil
-	}
-	home, _, err := elsewhere(dataDir, cfg.HomeParent)
+	home, _, err := findHome(dataDir, cfg.HomeParent)
 	return home, err
 }
 
-// elsewhere is the home of a data folder of root, and whether that is recorded in the data folder.
-func elsewhere(dataDir, parent string) (home string, isRecorded bool, err error) {
+// findHome names the home of a data folder and tells whether it is inside that folder: it always is unless we are root,
+// and for root where a user made the database before. Root goes on as that user then.
+func findHome(dataDir, parent string) (home string, inside bool, err error) {
+	home = filepath.Join(dataDir, homeDir)
+	if os.Geteuid() != 0 {
+		return home, true, nil
+	}
+	made, err := ownerOf(filepath.Join(home, ClusterDir))
+	if err != nil || made != nil {
+		return home, true, err
+	}
+	home, err = elsewhere(dataDir, parent)
+	return home, false, err
+}
+
+// elsewhere is the home of a data folder of root: the recorded one, so that it stays the same when the data folder
+// moves, else one named after that folder.
+func elsewhere(dataDir, parent string) (string, error) {
 	record := filepath.Join(dataDir, locationFile)
 	recorded, err := os.ReadFile(record)
 	if errors.Is(err, fs.ErrNotExist) {
 		sum := sha256.Sum256([]byte(dataDir))
-		return filepath.Join(cmp.Or(parent, usualHomeParent), "flotilla-"+hex.EncodeToString(sum[:8])), false, nil
+		return filepath.Join(cmp.Or(parent, usualHomeParent), "flotilla-"+hex.EncodeToString(sum[:8])), nil
 	}
 	if err != nil {
-		return "", false, fmt.Errorf("reading where the database is: %w", err)
+		return "", fmt.Errorf("reading where the database is: %w", err)
 	}
-	if home = strings.TrimSpace(string(recorded)); !filepath.IsAbs(home) {
-		return "", false, fmt.Errorf("%s does not hold an absolute path: %q", record, home)
-	}
-	return home, true, nil
-}
-
-// homeOfRoot is elsewhere, recorded from now on, so that it stays the same when the data folder moves.
-func homeOfRoot(dataDir, parent string) (string, error) {
-	home, isRecorded, err := elsewhere(dataDir, parent)
-	if err != nil || isRecorded {
-		return home, err
-	}
-	if err := writeWhole(filepath.Join(dataDir, locationFile), home+"\n"); err != nil {
-		return "", fmt.Errorf("recording where the database is: %w", err)
+	home := strings.TrimSpace(string(recorded))
+	if !filepath.IsAbs(home) {
+		return "", fmt.Errorf("%s does not hold an absolute path: %q", record, home)
 	}
 	return home, nil
+}
+
+func recordHome(dataDir, home string) error {
+	if err := writeWhole(filepath.Join(dataDir, locationFile), home+"\n"); err != nil {
+		return fmt.Errorf("recording where the database is: %w", err)
+	}
+	return nil
 }
 
 // makeHome creates the home. One that exists must be a real folder of ours: in a folder that everybody may write to,
