@@ -92,7 +92,7 @@ func (a *attempt) waitGone(ctx context.Context) error {
 		return a.waitLock(ctx)
 	}
 	err = raw.Read(func(fd uintptr) bool {
-		ready, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		ready, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0) //nolint:gosec // descriptors are small
 		return err == nil && ready > 0
 	})
 	if ctx.Err() != nil {

@@ -54,7 +54,12 @@ func BenchmarkRunning(b *testing.B) {
 	stopped := make(chan string, 1)
 	done := make(chan error)
 	go func() { done <- e.Follow(ctx, signalling{r, running, stopped}) }()
-	defer func() { cancel(); <-done }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			b.Error(err)
+		}
+	}()
 	for range b.N {
 		b.StopTimer()
 		run := queuedRun(r, "true")

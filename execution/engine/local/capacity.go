@@ -24,7 +24,7 @@ func capacityOf(memoryMB, millicores int64) (amount, error) {
 			return amount{}, fmt.Errorf("reading the machine's memory: %w", err)
 		}
 		total := min(machine.Total, ownMemoryLimit("/"))
-		capacity.memory = int64(total / megabyte * capacityShare / 100)
+		capacity.memory = int64(total / megabyte * capacityShare / 100) //nolint:gosec // a figure in MB fits
 	}
 	if capacity.cpu == 0 {
 		// The runtime's figure knows of a container's CPU quota, the machine's does not.

@@ -53,16 +53,16 @@ func (c cgroup) text(name string) []byte {
 }
 
 // number is 0 where the file cannot be read.
-func (c cgroup) number(name string) uint64 {
-	n, _ := strconv.ParseUint(string(c.text(name)), 10, 64)
+func (c cgroup) number(name string) int64 {
+	n, _ := strconv.ParseInt(string(c.text(name)), 10, 64)
 	return n
 }
 
 // keyed reads one entry of a "key value" file; 0 where there is none.
-func (c cgroup) keyed(name, key string) uint64 {
+func (c cgroup) keyed(name, key string) int64 {
 	for line := range strings.Lines(string(c.text(name))) {
 		if field, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok && field == key {
-			n, _ := strconv.ParseUint(value, 10, 64)
+			n, _ := strconv.ParseInt(value, 10, 64)
 			return n
 		}
 	}
@@ -73,7 +73,7 @@ func (c cgroup) pids() []int { return parsePIDs(c.text("cgroup.procs")) }
 
 // make creates the cgroup; one that is there already is taken as it is.
 func (c cgroup) make() error {
-	if err := os.Mkdir(string(c), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Mkdir(string(c), 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("cgroup: %w", err)
 	}
 	return nil
@@ -92,7 +92,7 @@ func cpuQuota(millicores int64) int64 { return max(minCPUQuota, millicores*cpuPe
 
 // peakEstimate is the most memory that could not be reclaimed: what was seen, or the recorded peak less the page cache
 // left at the end, whichever is more. A command that ends between two looks is seen by the second only.
-func peakEstimate(seen, recorded, cache uint64) uint64 {
+func peakEstimate(seen, recorded, cache int64) int64 {
 	if recorded > cache {
 		return max(seen, recorded-cache)
 	}

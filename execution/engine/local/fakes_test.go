@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"sync"
@@ -195,7 +194,7 @@ func makeEngine(t *testing.T, dataDir string, store Store, change ...func(*Confi
 	t.Helper()
 	cfg := Config{
 		ClusterName: testCluster, DataDir: dataDir, MemoryMB: 1024, CPUMillicores: 8000, TerminateGrace: time.Second,
-		Sizer: fixedSize{}, Store: store, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Sizer: fixedSize{}, Store: store, Logger: slog.New(slog.DiscardHandler),
 	}
 	for _, c := range change {
 		c(&cfg)

@@ -54,7 +54,7 @@ type Started struct {
 	// PID of the shim, which leads the session that the command runs in.
 	PID int `json:"pid"`
 	// StartTicks is the shim's start time in clock ticks since boot: it tells a process from a later one of the same PID.
-	StartTicks uint64    `json:"start_ticks"`
+	StartTicks int64     `json:"start_ticks"`
 	BootID     string    `json:"boot_id"`
 	StartedAt  time.Time `json:"started_at"`
 	// DeadlineAt is zero where the run has no deadline.

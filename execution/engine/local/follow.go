@@ -187,27 +187,27 @@ func (f *follower) keepAlive(ctx context.Context) {
 	defer beats.Stop()
 	defer stopped.Stop()
 	defer clean.Stop()
-	f.try(ctx, "heartbeat failed", f.heartbeat)
+	f.try(ctx, "heartbeat", f.heartbeat)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-beats.C:
-			f.try(ctx, "heartbeat failed", f.heartbeat)
+			f.try(ctx, "heartbeat", f.heartbeat)
 		case <-stopped.C:
-			f.try(ctx, "looking for stopped runs failed", f.endStopped)
-			f.try(ctx, "telling why runs wait failed", f.explain)
+			f.try(ctx, "look for stopped runs", f.endStopped)
+			f.try(ctx, "tell why runs wait", f.explain)
 		case <-clean.C:
 			f.removeOld(ctx)
 		}
 	}
 }
 
-func (f *follower) try(ctx context.Context, failure string, do func(context.Context) error) {
+func (f *follower) try(ctx context.Context, task string, do func(context.Context) error) {
 	bounded, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	if err := do(bounded); err != nil && ctx.Err() == nil {
-		f.logger.Warn(failure, "error", err)
+		f.logger.Warn("a task of the local engine failed; trying again", "task", task, "error", err)
 	}
 }
 

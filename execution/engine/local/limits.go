@@ -93,7 +93,7 @@ func probeWatchdog(ProbeConfig) (Limits, error) {
 // usage is one measurement of a running attempt.
 type usage struct {
 	// memory in bytes that cannot be reclaimed at once; at the end the best estimate of the peak.
-	memory uint64
+	memory int64
 	// cpu time used since the start.
 	cpu time.Duration
 	// oom: the memory limit was exceeded and something was, or must now be, killed for it.

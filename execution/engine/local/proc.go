@@ -26,7 +26,7 @@ type procStat struct {
 	session int
 	// cpu includes the time of children that were waited for.
 	cpu        time.Duration
-	startTicks uint64
+	startTicks int64
 }
 
 // dead: nothing of the process runs any more; it only waits to be reaped.
@@ -51,8 +51,8 @@ func parseStat(body []byte) (procStat, error) {
 	if len(fields) <= last {
 		return procStat{}, errors.New("malformed stat of a process")
 	}
-	number := func(field int) uint64 {
-		n, _ := strconv.ParseUint(fields[field], 10, 64)
+	number := func(field int) int64 {
+		n, _ := strconv.ParseInt(fields[field], 10, 64)
 		return n
 	}
 	ticks := number(11) + number(12) + number(13) + number(14)
@@ -131,7 +131,7 @@ func parsePIDs(body []byte) []int {
 }
 
 // residentBytes is the resident set of a process, shared pages counted in full.
-func residentBytes(pid int) uint64 {
+func residentBytes(pid int) int64 {
 	body, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "statm"))
 	if err != nil {
 		return 0
@@ -140,20 +140,20 @@ func residentBytes(pid int) uint64 {
 	if len(fields) < 2 {
 		return 0
 	}
-	pages, _ := strconv.ParseUint(fields[1], 10, 64)
-	return pages * uint64(os.Getpagesize())
+	pages, _ := strconv.ParseInt(fields[1], 10, 64)
+	return pages * int64(os.Getpagesize())
 }
 
 // proportionalBytes is the resident set of a process with each shared page divided among those who share it; the plain
 // resident set where the kernel does not tell.
-func proportionalBytes(pid int) uint64 {
+func proportionalBytes(pid int) int64 {
 	body, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "smaps_rollup"))
 	if err != nil {
 		return residentBytes(pid)
 	}
 	for line := range strings.Lines(string(body)) {
 		if value, ok := strings.CutPrefix(line, "Pss:"); ok {
-			kib, _ := strconv.ParseUint(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 10, 64)
+			kib, _ := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 10, 64)
 			return kib * 1024
 		}
 	}

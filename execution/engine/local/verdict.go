@@ -46,7 +46,7 @@ func terminatedCode(main int, status unix.WaitStatus) int {
 
 // meter keeps the highest values of an attempt's usage.
 type meter struct {
-	memory     uint64
+	memory     int64
 	millicores int64
 	oom        bool
 	// since and cpu are where the present window began; since is set at the start.
@@ -71,4 +71,4 @@ func (m *meter) add(now time.Time, u usage) bool {
 }
 
 // memoryMB rounds up: a command that ran used some.
-func (m *meter) memoryMB() int64 { return int64((m.memory + megabyte - 1) / megabyte) }
+func (m *meter) memoryMB() int64 { return (m.memory + megabyte - 1) / megabyte }

@@ -9,14 +9,14 @@ import (
 // watchdog keeps the memory limit by looking: the summed memory of everything below the shim. Processes that leave
 // their group or session stay below it, because the shim is a subreaper.
 type watchdog struct {
-	limit uint64 // bytes, 0 for none
-	peak  uint64
+	limit int64 // bytes, 0 for none
+	peak  int64
 	cpu   time.Duration
 	oom   bool
 }
 
 func newWatchdog(spec Spec) *watchdog {
-	return &watchdog{limit: uint64(spec.MemoryLimitMB) * megabyte}
+	return &watchdog{limit: spec.MemoryLimitMB * megabyte}
 }
 
 func (w *watchdog) start(fork func(*sysProcAttr) (int, error)) (int, error) {
@@ -27,12 +27,12 @@ func (w *watchdog) start(fork func(*sysProcAttr) (int, error)) (int, error) {
 // pages are counted in full there, so a sum below the present peak changes nothing.
 func (w *watchdog) measure(bool) usage {
 	pids := descendants(selfPID())
-	var bound uint64
+	var bound int64
 	for _, pid := range pids {
 		bound += residentBytes(pid)
 	}
 	if bound > w.peak {
-		var sum uint64
+		var sum int64
 		for _, pid := range pids {
 			sum += proportionalBytes(pid)
 		}
