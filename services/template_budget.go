@@ -1,7 +1,6 @@
 package services
 
 import (
-	"errors"
 	"fmt"
 	"reflect"
 	"regexp"
@@ -23,12 +22,18 @@ const (
 	maxNesting = 100
 )
 
+// limitError is our own word on a template. It is told as it is, without the
+// place in the template's tree where a check of ours stands.
+type limitError struct{ message string }
+
+func (e limitError) Error() string { return e.message }
+
 var (
-	errTooSlow   = fmt.Errorf("the template runs longer than %s", renderTime)
-	errTooLarge  = errors.New("the template makes values that are too large for a command")
-	errTooDeep   = errors.New("the template makes values that are nested too deeply, or in a circle")
-	errTooManyIn = fmt.Errorf("templates call each other more than %d deep", maxTemplateDepth)
-	errNoValue   = errors.New("the template prints a value that the payload does not have; give it, or a default in the template")
+	errTooSlow   = limitError{"the template runs longer than " + renderTime.String()}
+	errTooLarge  = limitError{"the template makes values that are too large for a command"}
+	errTooDeep   = limitError{"the template makes values that are nested too deeply, or in a circle"}
+	errTooManyIn = limitError{fmt.Sprintf("templates call each other more than %d deep", maxTemplateDepth)}
+	errTooLong   = limitError{fmt.Sprintf("the rendered command is longer than %d bytes", maxCommand)}
 )
 
 // budget is what one rendering may use.
@@ -61,11 +66,12 @@ func (b *budget) leave() string {
 	return ""
 }
 
-// show is called with each value that is to be printed. Go prints a value that
-// is not there as <no value>, which no command wants.
-func (b *budget) show(value any) (any, error) {
+// show is called with each value that is to be printed, and with what the
+// template says it is. Go prints a value that is not there as <no value>, which
+// no command wants.
+func (b *budget) show(expression string, value any) (any, error) {
 	if value == nil {
-		return nil, errNoValue
+		return nil, limitError{"it prints {{" + shorten(expression) + "}}, which the payload does not have and the template gives no default for"}
 	}
 	_, err := weigh(reflect.ValueOf(value))
 	return value, err

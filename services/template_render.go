@@ -2,7 +2,7 @@ package services
 
 import (
 	"errors"
-	"fmt"
+	"strconv"
 	"strings"
 	"text/template"
 	"text/template/parse"
@@ -37,8 +37,6 @@ const (
 // forbiddenFuncs of sprig read the environment or the network of the server.
 var forbiddenFuncs = []string{"env", "expandenv", "getHostByName"}
 
-var errTooLong = fmt.Errorf("the rendered command is longer than %d bytes", maxCommand)
-
 // renderCommand renders a command template with a payload.
 func renderCommand(text string, payload state.Object, clock func() time.Time) (string, error) {
 	limits := &budget{clock: clock, deadline: clock().Add(renderTime)}
@@ -48,8 +46,8 @@ func renderCommand(text string, payload state.Object, clock func() time.Time) (s
 	}
 	var out boundedText
 	if err := compiled.Execute(&out, forTemplate(payload)); err != nil {
-		if errors.Is(err, errTooLong) {
-			return "", errTooLong
+		if ours := (limitError{}); errors.As(err, &ours) {
+			return "", ours
 		}
 		return "", err
 	}
@@ -85,10 +83,14 @@ func compileCommand(text string, limits *budget) (*template.Template, error) {
 	return compiled, nil
 }
 
-// call is the action that calls one of the checks.
-func call(name string) *parse.ActionNode {
+// call is the action that calls one of the checks with some texts.
+func call(name string, texts ...string) *parse.ActionNode {
+	action := "{{" + name
+	for _, text := range texts {
+		action += " " + strconv.Quote(text)
+	}
 	// Parsing only asks whether the function exists.
-	trees, err := parse.Parse("check", "{{"+name+"}}", "", "", map[string]any{name: call})
+	trees, err := parse.Parse("check", action+"}}", "", "", map[string]any{name: call})
 	if err != nil {
 		panic("services: " + err.Error())
 	}
@@ -105,7 +107,7 @@ func guardList(list *parse.ListNode) {
 		switch n := node.(type) {
 		case *parse.ActionNode:
 			if len(n.Pipe.Decl) == 0 {
-				n.Pipe.Cmds = append(n.Pipe.Cmds, call(showFunc).Pipe.Cmds[0])
+				n.Pipe.Cmds = append(n.Pipe.Cmds, call(showFunc, n.Pipe.String()).Pipe.Cmds[0])
 			}
 		case *parse.IfNode:
 			guardList(n.List)
