@@ -25,3 +25,9 @@ func NewWatchedManager(cfg ManagerConfig, notice func(*pq.Error)) (*Manager, err
 	m.readDB = m.db
 	return m, nil
 }
+
+// The keys of the advisory locks of migrations and index builds.
+const (
+	MigrationLock = migrationLock
+	IndexLock     = indexLock
+)

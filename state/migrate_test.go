@@ -1,0 +1,147 @@
+package state_test
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/stitchfix/flotilla-os/clients/postgres/pgtest"
+	"github.com/stitchfix/flotilla-os/state"
+	"github.com/stitchfix/flotilla-os/state/statetest"
+)
+
+var silent = slog.New(slog.DiscardHandler)
+
+// schemaSQL is a text of all columns and indexes, to compare databases by.
+const schemaSQL = `
+SELECT string_agg(line, E'\n' ORDER BY line) FROM (
+	SELECT table_name || '.' || column_name || ' ' || data_type || ' ' || is_nullable || ' ' || COALESCE(column_default, '') AS line
+	FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'flotilla_migration'
+	UNION ALL
+	SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
+	UNION ALL
+	SELECT conrelid::regclass || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
+	WHERE connamespace = 'public'::regnamespace AND contype = 'f'
+) AS lines`
+
+func schemaOf(t testing.TB, db *sql.DB) (text string) {
+	t.Helper()
+	require.NoError(t, db.QueryRowContext(t.Context(), schemaSQL).Scan(&text))
+	return text
+}
+
+func TestASecondMigrationChangesNothing(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	require.NoError(t, statetest.Migrate(t.Context(), db.URL))
+	pool := db.Open(t)
+	first := schemaOf(t, pool)
+	require.NoError(t, statetest.Migrate(t.Context(), db.URL))
+	assert.Equal(t, first, schemaOf(t, pool))
+	assert.Contains(t, first, "flotilla_task_killed")
+	assert.NotContains(t, first, "task FOREIGN KEY", "a template is no definition")
+}
+
+func TestReplicasThatStartTogetherDoNotWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+	defer cancel()
+	var wait sync.WaitGroup
+	for range 6 {
+		wait.Go(func() {
+			assert.NoError(t, state.Migrate(ctx, db.URL, silent))
+			assert.NoError(t, state.BuildIndexes(ctx, db.URL, silent))
+		})
+	}
+	wait.Wait()
+	assert.Zero(t, count(t, db.Open(t), `SELECT count(*) FROM pg_index WHERE NOT indisvalid`))
+	require.NoError(t, statetest.Open(t, db.URL).Check(ctx))
+}
+
+func count(t testing.TB, db *sql.DB, query string) (n int) {
+	t.Helper()
+	require.NoError(t, db.QueryRowContext(t.Context(), query).Scan(&n))
+	return n
+}
+
+func TestAnInvalidIndexIsBuiltAgain(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	require.NoError(t, statetest.Migrate(t.Context(), db.URL))
+	pool := db.Open(t)
+	// What a build leaves behind that was cut off.
+	_, err := pool.ExecContext(t.Context(), `
+		UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'flotilla_task_killed'::regclass`)
+	require.NoError(t, err)
+	before := count(t, pool, `SELECT 'flotilla_task_killed'::regclass::oid::int`)
+	require.NoError(t, state.BuildIndexes(t.Context(), db.URL, silent))
+	assert.NotEqual(t, before, count(t, pool, `SELECT 'flotilla_task_killed'::regclass::oid::int`))
+	assert.Zero(t, count(t, pool, `SELECT count(*) FROM pg_index WHERE NOT indisvalid`))
+}
+
+// A table that a long transaction reads cannot be altered; the migration must
+// not keep those waiting that come after it, and must end when it can.
+func TestAMigrationWaitsForATableInUseInTurns(t *testing.T) {
+	t.Parallel()
+	db := oldDatabase(t)
+	pool := db.Open(t)
+	tx, err := pool.BeginTx(t.Context(), nil)
+	require.NoError(t, err)
+	_, err = tx.ExecContext(t.Context(), `SELECT FROM task`)
+	require.NoError(t, err)
+	logs := &lockedBuffer{}
+	done := make(chan error, 1)
+	go func() {
+		done <- state.Migrate(t.Context(), db.URL, slog.New(slog.NewTextHandler(logs, nil)))
+	}()
+	require.Eventually(t, func() bool { return strings.Contains(logs.String(), "tries again") },
+		30*time.Second, 50*time.Millisecond)
+	require.NoError(t, tx.Rollback())
+	require.NoError(t, <-done)
+	require.NoError(t, statetest.Open(t, db.URL).Check(t.Context()))
+}
+
+// lockedBuffer is a buffer that may be read while it is written.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+func TestAMigrationEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t)
+	require.NoError(t, state.Migrate(t.Context(), db.URL, silent))
+	conn, err := db.Open(t).Conn(t.Context())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, conn.Close()) }()
+	// Another replica is at it, and does not end.
+	_, err = conn.ExecContext(t.Context(), `SELECT pg_advisory_lock(l) FROM unnest(ARRAY[$1, $2]::bigint[]) AS l`,
+		state.MigrationLock, state.IndexLock)
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	var unavailable state.Unavailable
+	require.ErrorAs(t, state.Migrate(ctx, db.URL, silent), &unavailable)
+	require.ErrorAs(t, state.BuildIndexes(ctx, db.URL, silent), &unavailable)
+}
