@@ -131,7 +131,6 @@ func (b *lockedBuffer) String() string {
 func TestAMigrationEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
-	require.NoError(t, state.Migrate(t.Context(), db.URL, silent))
 	conn, err := db.Open(t).Conn(t.Context())
 	require.NoError(t, err)
 	defer func() { require.NoError(t, conn.Close()) }()
