@@ -2,6 +2,7 @@ package flotilla
 
 import (
 	"context"
+	"errors"
 	"net/http"
 
 	_ "embed" // openapi.yaml
@@ -32,8 +33,11 @@ type readyAnswer struct {
 // migrated.
 func (e *endpoints) ready(w http.ResponseWriter, r *http.Request) error {
 	details, err := e.isReady(r.Context())
-	if err != nil {
+	if unavailable := (state.Unavailable{}); err != nil && !errors.As(err, &unavailable) {
 		return state.Unavailable{Err: err}
+	}
+	if err != nil {
+		return err
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	return writeJSON(w, readyAnswer{"ready", details})

@@ -86,6 +86,9 @@ func methodNotAllowed(w http.ResponseWriter, r *http.Request) error {
 			allowed = append(allowed, method)
 		}
 	}
+	if len(allowed) == 0 {
+		return notFound(w, r)
+	}
 	list := strings.Join(allowed, ", ")
 	w.Header().Set("Allow", list)
 	return httpError{http.StatusMethodNotAllowed, "this path does not answer to " + clip(r.Method) + ", but to " + list}
