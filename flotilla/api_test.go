@@ -194,3 +194,10 @@ func (a *api) insert(t testing.TB, table string, rows json.RawMessage) {
 	_, err := a.db.Exec(query, string(rows))
 	require.NoError(t, err, table)
 }
+
+// databaseTime is the time by the clock of the database.
+func (a *api) databaseTime(t testing.TB) (now time.Time) {
+	t.Helper()
+	require.NoError(t, a.db.QueryRow(`SELECT now()`).Scan(&now))
+	return now
+}

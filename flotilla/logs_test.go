@@ -1,0 +1,164 @@
+package flotilla_test
+
+import (
+	"bufio"
+	"context"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/stitchfix/flotilla-os/flotilla"
+	"github.com/stitchfix/flotilla-os/state"
+)
+
+const logPath = "/api/v6/eks-child/logs"
+
+// stop ends a run as its cluster would.
+func (a *api) stop(t testing.TB, runID string) {
+	t.Helper()
+	moved, err := a.manager.MoveRun(context.Background(), runID, 1, state.StatusStopped, state.RunUpdate{ExitCode: new(int64(0))})
+	require.NoError(t, err)
+	require.True(t, moved)
+}
+
+func TestPollingALogYieldsEveryByteOnce(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t)
+	a.seed(t)
+	var whole, seen strings.Builder
+	position := ""
+	poll := func() {
+		t.Helper()
+		page := a.ok(t, http.MethodGet, logPath+"?last_seen="+url.QueryEscape(position), "")
+		next := page["last_seen"].(string)
+		require.NotEmpty(t, next)
+		if page["log"] == "" && position != "" {
+			require.Equal(t, position, next, "nothing new leaves the position")
+		}
+		seen.WriteString(page["log"].(string))
+		position = next
+	}
+	poll()
+	assert.Equal(t, "0", position, "before the first byte")
+	for _, part := range []string{"first line\n", "half a li", "ne\n", "héllo ✓\n", strings.Repeat("0123456789abcdef", 40_000), "\n"} {
+		whole.WriteString(part)
+		a.engine.write("eks-child", part)
+		for range 4 {
+			poll()
+		}
+	}
+	a.stop(t, "eks-child")
+	poll()
+	assert.Equal(t, whole.String(), seen.String())
+	t.Run("a position that is not ours begins anew", func(t *testing.T) {
+		for _, foreign := range []string{"-1", "x", "99999999999999999999", "7", "s/12345", strings.Repeat("9", 5000)} {
+			page := a.ok(t, http.MethodGet, logPath+"?last_seen="+url.QueryEscape(foreign), "")
+			assert.True(t, strings.HasPrefix(page["log"].(string), "first line\n"), foreign)
+		}
+	})
+}
+
+func TestTheWholeLogIsStreamed(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t)
+	a.seed(t)
+	text := strings.Repeat("a line that repeats itself\n", 100_000) + "\xff\x00 as it is"
+	a.engine.write("eks-child", text)
+	got := a.call(t, http.MethodGet, logPath+"?raw_text=true", "")
+	assert.Equal(t, http.StatusOK, got.status)
+	assert.Equal(t, "text/plain; charset=utf-8", got.header.Get("Content-Type"))
+	assert.Equal(t, text, string(got.body))
+}
+
+func TestAStreamMayTakeLongerThanTheWriteTimeout(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, func(c *flotilla.RouterConfig) {
+		c.HTTP.WriteTimeout = 200 * time.Millisecond
+		c.HTTP.ReadTimeout = 200 * time.Millisecond
+	})
+	a.seed(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	request := a.request(t, http.MethodGet, logPath+"?follow=true", "").WithContext(ctx)
+	response, err := a.client.Do(request)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	lines := bufio.NewScanner(response.Body)
+	for i := range 6 {
+		// The pauses between the lines add up to more than the timeout.
+		pause := time.NewTimer(100 * time.Millisecond)
+		<-pause.C
+		a.engine.write("eks-child", strings.Repeat("x", i+1)+"\n")
+		require.True(t, scanTo(lines, "data: "+strings.Repeat("x", i+1)), "line %d: %v", i, lines.Err())
+	}
+	a.stop(t, "eks-child")
+	assert.True(t, scanTo(lines, "event: end"))
+}
+
+func scanTo(lines *bufio.Scanner, want string) bool {
+	for lines.Scan() {
+		if lines.Text() == want {
+			return true
+		}
+	}
+	return false
+}
+
+func TestFollowingALogSendsEventsUntilTheRunStops(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t)
+	a.seed(t)
+	a.engine.write("eks-child", "one\r\n\nprogress 1%\rprogress 2%\n\xffbytes\nno line feed at the end")
+	a.stop(t, "eks-child")
+	got := a.call(t, http.MethodGet, logPath+"?follow=true", "")
+	assert.Equal(t, http.StatusOK, got.status)
+	assert.Equal(t, "text/event-stream; charset=utf-8", got.header.Get("Content-Type"))
+	events := strings.Split(strings.TrimSpace(string(got.body)), "\n\n")
+	var data, ids []string
+	for _, event := range events {
+		var texts []string
+		for line := range strings.SplitSeq(event, "\n") {
+			if id, ok := strings.CutPrefix(line, "id: "); ok {
+				ids = append(ids, id)
+			}
+			if text, ok := strings.CutPrefix(line, "data:"); ok {
+				texts = append(texts, strings.TrimPrefix(text, " "))
+			}
+		}
+		data = append(data, strings.Join(texts, "\n"))
+	}
+	assert.Equal(t, []string{"", "one", "", "progress 1%\nprogress 2%", "\uFFFDbytes", "no line feed at the end", ""}, data)
+	assert.Contains(t, events[len(events)-1], "event: end")
+	t.Run("a browser that reconnects goes on where it was", func(t *testing.T) {
+		r := a.request(t, http.MethodGet, logPath+"?follow=true", "")
+		r.Header.Set("Last-Event-ID", ids[3])
+		again := string(a.send(t, r).body)
+		assert.NotContains(t, again, "bytes")
+		assert.Contains(t, again, "no line feed at the end")
+	})
+	t.Run("an unknown run is no stream", func(t *testing.T) {
+		assert.Equal(t, http.StatusNotFound, a.call(t, http.MethodGet, "/api/v6/nope/logs?follow=true", "").status)
+	})
+	t.Run("nonsense is refused", func(t *testing.T) {
+		assert.Equal(t, http.StatusBadRequest, a.call(t, http.MethodGet, logPath+"?follow=1", "").status)
+		assert.Equal(t, http.StatusBadRequest, a.call(t, http.MethodGet, logPath+"?raw_text=yes", "").status)
+	})
+}
+
+func TestAReaderWhoLeavesEndsTheStream(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t)
+	a.seed(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	response, err := a.client.Do(a.request(t, http.MethodGet, logPath+"?follow=true", "").WithContext(ctx))
+	require.NoError(t, err)
+	cancel()
+	_ = response.Body.Close()
+	// The server of the test waits for its requests when it is closed, and the
+	// check for leaked goroutines fails where this one goes on.
+}

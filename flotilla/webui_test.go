@@ -1,0 +1,105 @@
+package flotilla_test
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// TestTheOldWebUI makes the calls that the old web UI makes, in the order of
+// a user who makes a task, runs it, watches it, runs it again and stops it.
+func TestTheOldWebUI(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t)
+
+	created := a.ok(t, http.MethodPost, "/api/v6/task", `{
+		"adaptive_resource_allocation": true, "alias": "ui job", "command": "echo hi", "cpu": 512, "env": [{"name": "A", "value": "1"}],
+		"group_name": "ui", "image": "busybox", "memory": 1024, "tags": [], "require_docker": false}`)
+	id := created["definition_id"].(string)
+	t.Run("the list of tasks sends empty filters", func(t *testing.T) {
+		list := a.ok(t, http.MethodGet, "/api/v6/task?alias=&group_name=&image=&limit=20&offset=0&order=asc&sort_by=alias", "")
+		assert.EqualValues(t, 1, list["total"])
+		assert.NotContains(t, list, "alias")
+	})
+	t.Run("the menus of the form", func(t *testing.T) {
+		assert.Equal(t, []any{"ui"}, a.ok(t, http.MethodGet, "/api/v6/groups?limit=2000&name=u", "")["groups"])
+		assert.Equal(t, []any{}, a.ok(t, http.MethodGet, "/api/v6/tags?limit=2000", "")["tags"])
+		clusters := a.ok(t, http.MethodGet, "/api/v6/clusters", "")["clusters"].([]any)
+		assert.Equal(t, "local", clusters[0].(map[string]any)["name"])
+	})
+	assert.Equal(t, created, a.ok(t, http.MethodGet, "/api/v6/task/"+id, ""))
+
+	launch := func(env string) (map[string]any, answer) {
+		got := a.call(t, http.MethodPut, "/api/v6/task/"+id+"/execute", `{
+			"cluster": "flotilla-eks-old", "cpu": 512, "memory": 1024, "engine": "eks", "node_lifecycle": "spot",
+			"command": "echo hi", "env": `+env+`, "run_tags": {"OWNER_ID": "ann"}}`)
+		require.Equal(t, http.StatusOK, got.status, "%s", got.body)
+		return got.object(t), got
+	}
+	run, got := launch(`[{"name": "A", "value": "1"}]`)
+	runID := run["run_id"].(string)
+	assert.Equal(t, "QUEUED", run["status"])
+	assert.Equal(t, "ann", run["user"])
+	assert.Equal(t, "local", run["cluster"], "an unknown cluster is as good as none")
+	assert.Contains(t, got.header.Get("Warning"), "flotilla-eks-old")
+
+	t.Run("the run's page polls the run and its log", func(t *testing.T) {
+		assert.Equal(t, runID, a.ok(t, http.MethodGet, "/api/v6/history/"+runID, "")["run_id"])
+		assert.Empty(t, a.call(t, http.MethodGet, "/api/v6/"+runID+"/logs?raw_text=true", "").body, "before the start")
+		page := a.ok(t, http.MethodGet, "/api/v6/"+runID+"/logs?last_seen=", "")
+		assert.NotEmpty(t, page["last_seen"], "it polls without pause on an empty one")
+		a.engine.write(runID, "hi\n")
+		page = a.ok(t, http.MethodGet, "/api/v6/"+runID+"/logs?last_seen="+url.QueryEscape(page["last_seen"].(string)), "")
+		assert.Equal(t, "hi\n", page["log"])
+		page = a.ok(t, http.MethodGet, "/api/v6/"+runID+"/logs?last_seen="+url.QueryEscape(page["last_seen"].(string)), "")
+		assert.Equal(t, "", page["log"])
+		assert.Equal(t, "hi\n", string(a.call(t, http.MethodGet, "/api/v6/"+runID+"/logs?raw_text=true", "").body))
+		assert.EqualValues(t, 0, a.ok(t, http.MethodGet, "/api/v6/"+runID+"/events", "")["total"])
+	})
+	t.Run("the list of runs sends empty filters", func(t *testing.T) {
+		for _, path := range []string{"/api/v6/history", "/api/v6/task/" + id + "/history"} {
+			list := a.ok(t, http.MethodGet, path+"?cluster_name=&env=&started_at_since=&started_at_until=&status=&limit=20&offset=0&order=desc&sort_by=started_at", "")
+			assert.EqualValues(t, 1, list["total"], path)
+		}
+	})
+	t.Run("Retry sends the old run's environment back", func(t *testing.T) {
+		old := a.ok(t, http.MethodGet, "/api/v6/history/"+runID, "")
+		var sent strings.Builder
+		for i, v := range old["env"].([]any) {
+			if i > 0 {
+				sent.WriteString(", ")
+			}
+			entry := v.(map[string]any)
+			sent.WriteString(`{"name": "` + entry["name"].(string) + `", "value": "` + entry["value"].(string) + `"}`)
+		}
+		again, _ := launch("[" + sent.String() + "]")
+		assert.NotEqual(t, runID, again["run_id"])
+		own := map[string]int{}
+		for _, v := range again["env"].([]any) {
+			entry := v.(map[string]any)
+			own[entry["name"].(string)]++
+			assert.NotEqual(t, runID, entry["value"], "what named the old run is gone")
+		}
+		assert.Equal(t, map[string]int{
+			"FLOTILLA_SERVER_MODE": 1, "FLOTILLA_RUN_ID": 1, "AWS_ROLE_SESSION_NAME": 1, "FLOTILLA_RUN_OWNER_ID": 1, "A": 1,
+		}, own)
+	})
+	t.Run("Stop, Update and Delete", func(t *testing.T) {
+		assert.Equal(t, http.StatusConflict, a.call(t, http.MethodDelete, "/api/v6/task/"+id, "").status, "runs are queued")
+		list := a.ok(t, http.MethodGet, "/api/v6/task/"+id+"/history", "")
+		for _, r := range list["history"].([]any) {
+			path := "/api/v6/task/" + id + "/history/" + r.(map[string]any)["run_id"].(string)
+			assert.Equal(t, true, a.ok(t, http.MethodDelete, path, "")["terminated"])
+			assert.Equal(t, true, a.ok(t, http.MethodDelete, path, "")["terminated"], "twice is as good as once")
+		}
+		changed := a.ok(t, http.MethodPut, "/api/v6/task/"+id, `{"memory": 2048, "env": [], "definition_id": "x", "user": "ann"}`)
+		assert.EqualValues(t, 2048, changed["memory"])
+		assert.Equal(t, "echo hi", changed["command"])
+		assert.Equal(t, true, a.ok(t, http.MethodDelete, "/api/v6/task/"+id, "")["deleted"])
+		assert.Equal(t, http.StatusNotFound, a.call(t, http.MethodGet, "/api/v6/task/"+id, "").status)
+	})
+}
