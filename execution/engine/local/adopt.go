@@ -64,6 +64,34 @@ func (f *follower) adopt(ctx context.Context, run state.Run) error {
 	return nil
 }
 
+// takeLiving takes up every attempt that lives here, whatever its row says: one that was stopped while no server was
+// here is not among the node's active runs, and its process must be ended all the same (endStopped does).
+func (f *follower) takeLiving(ctx context.Context) {
+	folders, err := filepath.Glob(filepath.Join(f.dataDir, "runs", "*", "attempt-*"))
+	if err != nil {
+		f.logger.Warn("looking for living runs failed", "error", err)
+		return
+	}
+	for _, path := range folders {
+		if ctx.Err() != nil {
+			return
+		}
+		folder := Folder(path)
+		if locked, err := folder.Locked(); err != nil || !locked {
+			continue
+		}
+		spec, err := folder.ReadSpec()
+		if err != nil {
+			f.logger.Warn("a living run has no specification", "run_folder", path, "error", err)
+			continue
+		}
+		t := ticketOf(state.Run{RunID: spec.RunID, AttemptCount: new(int64(spec.Attempt))}, spec)
+		if f.admission.resume(t) {
+			f.begin(ctx, t)
+		}
+	}
+}
+
 // adoptWithoutFolder: a run whose start was not committed goes back to the queue; of another we do not know whether it
 // was executed, so it is not executed again.
 func (f *follower) adoptWithoutFolder(ctx context.Context, run state.Run) error {

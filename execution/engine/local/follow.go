@@ -48,6 +48,7 @@ func (e *Engine) Follow(ctx context.Context, o engine.Observer) error {
 	e.driving.Store(true)
 	defer f.leave()
 	f.group.Go(func() { f.keepAlive(ctx) })
+	f.group.Go(func() { f.takeLiving(ctx) })
 	f.group.Go(f.prepareShim)
 	f.admit(ctx)
 	return nil
