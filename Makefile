@@ -57,5 +57,16 @@ fuzz: postgres ## fuzz the list filters and the launch request, FUZZ_TIME each
 	$(GO) test ./flotilla -run '^$$' -fuzz '^FuzzListFilters$$' -fuzztime $(FUZZ_TIME)
 	$(GO) test ./flotilla -run '^$$' -fuzz '^FuzzLaunchRequest$$' -fuzztime $(FUZZ_TIME)
 
+# What kills the servers and the database under 16 clients; see soak_test.go.
+SOAK = $(GO) test . -run '^TestSoak' -v -soak.runs
+
+.PHONY: soak-short
+soak-short: postgres ## nothing lost, nothing twice, while servers and database are killed: SOAK_RUNS_SHORT runs per test
+	$(SOAK)=$(SOAK_RUNS_SHORT) -timeout 15m
+
+.PHONY: soak
+soak: postgres ## the same with SOAK_RUNS runs per test
+	$(SOAK)=$(SOAK_RUNS) -timeout 2h
+
 .PHONY: verify
 verify: lint test fuzz soak-short bench-short ## all of the above, a short soak and the benchmarks once: what CI runs

@@ -34,3 +34,12 @@ const (
 	ShimCommandStarted  Name = "shim_command_started"
 	ShimExitWritten     Name = "shim_exit_written"
 )
+
+// Names lists every point.
+func Names() []Name {
+	return []Name{
+		InsertCommitted, WakeUpNotSent, ClaimCommitted, ExecutePrepared, PendingCommitted, StartIntentCommitted,
+		ProcessStarted, RunningCommitted, ExitSeen, StoppedCommitted, NeedsRetryCommitted, RetryRequeued, Deferred,
+		StopCommitted, DeadlineCommitted, ShimLocked, ShimStartedRecorded, ShimCommandStarted, ShimExitWritten,
+	}
+}

@@ -1,0 +1,220 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/stitchfix/flotilla-os/clients/postgres/pgtest"
+	"github.com/stitchfix/flotilla-os/state"
+)
+
+// soakRuns is how many runs each soak test has acknowledged; `make verify` and
+// `make soak` ask for more than `make test`.
+var soakRuns = flag.Int("soak.runs", 40, "runs that each soak test submits")
+
+const (
+	soakClients = 16
+	// hang is how long a request may take before it counts as hanging.
+	hang = 30 * time.Second
+)
+
+// soak is clients that submit, servers that are killed under them, and the
+// account that must come out in the end.
+type soak struct {
+	*installation
+	definition string
+	servers    []*soakServer
+	// acknowledged are the runs whose creation was answered with 200.
+	mu           sync.Mutex
+	acknowledged []string
+	statuses     map[int]int
+	hung         int
+}
+
+// soakServer is a server that comes and goes under one name.
+type soakServer struct {
+	name    string
+	current atomic.Pointer[server]
+}
+
+func newSoak(t *testing.T, dbURL string, names ...string) *soak {
+	t.Helper()
+	s := &soak{installation: newInstallation(t, dbURL), statuses: map[int]int{}}
+	for _, name := range names {
+		one := &soakServer{name: name}
+		one.current.Store(s.start(name))
+		require.NotEmpty(t, one.current.Load().url, "the server does not start:\n%s", one.current.Load().log)
+		s.servers = append(s.servers, one)
+	}
+	s.definition = s.servers[0].current.Load().define("echo $FLOTILLA_RUN_ID >> " + s.marker("ran"))
+	return s
+}
+
+// restart kills a server and starts it again.
+func (s *soak) restart(one *soakServer) {
+	one.current.Load().kill()
+	one.current.Store(s.start(one.name))
+}
+
+// submit has the clients submit until enough runs are acknowledged, and calls
+// disturb again and again meanwhile.
+func (s *soak) submit(disturb func(ctx context.Context)) {
+	s.t.Helper()
+	ctx, enough := context.WithTimeout(s.t.Context(), time.Duration(*soakRuns)*time.Second/2+2*time.Minute)
+	defer enough()
+	var group errgroup.Group
+	for client := range soakClients {
+		group.Go(func() error {
+			for request := 0; ctx.Err() == nil; request++ {
+				if s.submitOne(ctx, client, request) >= *soakRuns {
+					enough()
+				}
+			}
+			return nil
+		})
+	}
+	for ctx.Err() == nil {
+		disturb(ctx)
+	}
+	require.NoError(s.t, group.Wait())
+	require.GreaterOrEqual(s.t, len(s.acknowledged), *soakRuns, "answers were %v", s.statuses)
+}
+
+// submitOne asks for one run, and answers how many are acknowledged. Half of
+// the clients send an idempotence key and insist on it until it is answered,
+// the others just go on.
+func (s *soak) submitOne(ctx context.Context, client, request int) int {
+	body := object{"run_tags": object{"owner_id": "soak"}}
+	insists := client%2 == 0
+	if insists {
+		body["idempotence_key"] = fmt.Sprintf("soak-%d-%d", client, request)
+	}
+	for {
+		run, status := s.send(body, s.servers[(client+request)%len(s.servers)])
+		s.mu.Lock()
+		if status == http.StatusOK {
+			s.acknowledged = append(s.acknowledged, run)
+		}
+		s.statuses[status]++
+		count := len(s.acknowledged)
+		s.mu.Unlock()
+		if status == http.StatusOK {
+			return count
+		}
+		select { // the server is away, or says that its database is
+		case <-ctx.Done():
+			return count
+		case <-time.After(10 * time.Millisecond):
+		}
+		if !insists {
+			return count
+		}
+	}
+}
+
+// send asks one server; status 0 is a server that went away.
+func (s *soak) send(body object, one *soakServer) (run string, status int) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.t.Context()), hang)
+	defer cancel()
+	var answer struct {
+		ID string `json:"run_id"`
+	}
+	url := one.current.Load().url + "/api/v6/task/" + s.definition + "/execute"
+	status, err := call(ctx, http.MethodPut, url, body, &answer)
+	if ctx.Err() != nil {
+		s.mu.Lock()
+		s.hung++
+		s.mu.Unlock()
+	}
+	if err != nil {
+		return "", 0
+	}
+	return answer.ID, status
+}
+
+// settle waits until all runs are STOPPED and closes the account.
+func (s *soak) settle() {
+	s.t.Helper()
+	for _, one := range s.servers {
+		s.restart(one) // the last thing that happens to everybody is a crash
+	}
+	patience := 2*time.Minute + time.Duration(*soakRuns)*time.Second/2
+	runs := s.awaitRuns(len(s.acknowledged), string(state.StatusStopped), patience)
+	executed := map[string]int{}
+	for _, id := range s.lines(s.marker("ran")) {
+		executed[id]++
+	}
+	stored := map[string]bool{}
+	for _, run := range runs {
+		stored[run.id] = true
+		assert.True(s.t, run.code.Valid && run.code.Int64 == 0, "%v", run)
+		assert.Equal(s.t, 1, executed[run.id], "executions of %s", run.id)
+	}
+	for _, id := range s.acknowledged {
+		assert.True(s.t, stored[id], "%s was acknowledged and is gone", id)
+	}
+	assert.Len(s.t, executed, len(runs), "nothing was executed that is not stored")
+	assert.Zero(s.t, s.hung, "requests hung")
+	for status := range s.statuses {
+		assert.Contains(s.t, []int{0, http.StatusOK, http.StatusServiceUnavailable}, status, "answers were %v", s.statuses)
+	}
+	s.t.Logf("%d runs stored, %d acknowledged; answers by status (0: the server was away): %v",
+		len(runs), len(s.acknowledged), s.statuses)
+}
+
+// aWhile is the time between two disturbances.
+func aWhile(ctx context.Context, least, spread time.Duration) {
+	timer := time.NewTimer(least + rand.N(spread))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+func TestSoakServerRestarts(t *testing.T) {
+	pg := pgtest.NewServer(t)
+	s := newSoak(t, pg.CreateDatabase("soak"), "a")
+	s.submit(func(ctx context.Context) {
+		aWhile(ctx, 300*time.Millisecond, time.Second)
+		s.restart(s.servers[0])
+	})
+	s.settle()
+}
+
+func TestSoakTwoServers(t *testing.T) {
+	pg := pgtest.NewServer(t)
+	s := newSoak(t, pg.CreateDatabase("soak"), "a", "b")
+	next := 0
+	s.submit(func(ctx context.Context) {
+		aWhile(ctx, 200*time.Millisecond, 500*time.Millisecond)
+		s.restart(s.servers[next%2])
+		next++
+	})
+	s.settle()
+}
+
+func TestSoakPostgresRestarts(t *testing.T) {
+	pg := pgtest.NewServer(t, pgtest.Setting("max_connections", strconv.Itoa(200)))
+	s := newSoak(t, pg.CreateDatabase("soak"), "a", "b")
+	s.submit(func(ctx context.Context) {
+		aWhile(ctx, 500*time.Millisecond, time.Second)
+		pg.Kill()
+		aWhile(ctx, 100*time.Millisecond, 400*time.Millisecond)
+		pg.Start()
+	})
+	require.Positive(t, s.statuses[http.StatusServiceUnavailable], "nobody met the database being away: %v", s.statuses)
+	s.settle()
+}
