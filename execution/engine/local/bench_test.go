@@ -16,7 +16,7 @@ func BenchmarkStart(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer removeParents(limits)
+	defer limits.leave()
 	data := b.TempDir()
 	for i := range b.N {
 		b.StopTimer()
@@ -48,7 +48,7 @@ func BenchmarkRunning(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer removeParents(e.limits)
+	defer e.limits.leave()
 	ctx, cancel := context.WithCancel(b.Context())
 	running := make(chan string, 1)
 	stopped := make(chan string, 1)

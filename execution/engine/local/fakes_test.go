@@ -201,7 +201,7 @@ func makeEngine(t *testing.T, dataDir string, store Store, change ...func(*Confi
 	}
 	e, err := New(cfg)
 	require.NoError(t, err)
-	t.Cleanup(func() { removeParents(e.limits) })
+	t.Cleanup(func() { e.limits.leave() })
 	return e
 }
 

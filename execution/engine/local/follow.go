@@ -45,6 +45,9 @@ func (e *Engine) Follow(ctx context.Context, o engine.Observer) error {
 	}
 	defer func() { _ = lock.Close() }()
 	f := &follower{Engine: e, observer: o, logger: e.cfg.Logger, supervised: map[string]bool{}}
+	if err := e.limits.restore(); err != nil {
+		return err
+	}
 	e.driving.Store(true)
 	defer f.leave()
 	f.group.Go(func() { f.keepAlive(ctx) })
@@ -79,6 +82,7 @@ func (f *follower) leave() {
 	f.driving.Store(false)
 	f.group.Wait()
 	f.shims.dismiss()
+	f.limits.leave()
 	f.admission.empty()
 	f.startsMu.Lock()
 	f.starts = nil

@@ -137,6 +137,33 @@ func (l Limits) enclose(name string, spec Spec) (enclosure, error) {
 	}
 }
 
+// restore makes the parents again that leave removed.
+func (l Limits) restore() error {
+	for _, path := range l.Parents {
+		parent := cgroup(path)
+		if err := parent.make(); err != nil {
+			return err
+		}
+		if l.Mode != ModeCgroup2 {
+			continue
+		}
+		if err := parent.hand(controllerMemory); err != nil {
+			return err
+		}
+		if err := parent.hand(controllerCPU); err != nil && l.CPUQuota {
+			return err
+		}
+	}
+	return nil
+}
+
+// leave removes the parents, unless attempts live in them.
+func (l Limits) leave() {
+	for _, parent := range l.Parents {
+		_ = cgroup(parent).remove()
+	}
+}
+
 // existing lists the cgroups that an attempt has, or its shim left behind.
 func (l Limits) existing(name string) []cgroup {
 	var found []cgroup

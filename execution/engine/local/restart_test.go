@@ -192,3 +192,22 @@ func (s *flakyCommit) CommitStart(ctx context.Context, id, node string) (bool, e
 	}
 	return ok, err
 }
+
+func TestNoCgroupIsLeftBehind(t *testing.T) {
+	t.Parallel()
+	r, dir := newRows(), t.TempDir()
+	for range 2 { // the second time, the parents are made again
+		e := makeEngine(t, dir, r)
+		stop := follow(t, e, r)
+		run := queuedRun(r, "true")
+		execute(t, e, r, run)
+		assert.Equal(t, int64(0), *awaitStatus(t, r, run, state.StatusStopped).ExitCode)
+		stop()
+		for _, parent := range e.limits.Parents {
+			assert.NoDirExists(t, parent)
+		}
+		stop = follow(t, e, r)
+		driving(t, e)
+		stop()
+	}
+}

@@ -25,7 +25,7 @@ func availableModes(t *testing.T) map[Mode]Limits {
 		limits, err := ProbeLimits(ProbeConfig{Mode: mode, Name: cgroupName(t)})
 		if err == nil {
 			modes[mode] = limits
-			t.Cleanup(func() { removeParents(limits) })
+			t.Cleanup(func() { limits.leave() })
 		} else {
 			require.ErrorIs(t, err, ErrModeUnavailable)
 		}
@@ -38,17 +38,11 @@ func cgroupName(t *testing.T) string {
 	return fmt.Sprintf("flotilla-test-%d-%s", os.Getpid(), strings.NewReplacer("/", "_", " ", "_").Replace(t.Name()))
 }
 
-func removeParents(limits Limits) {
-	for _, parent := range limits.Parents {
-		_ = cgroup(parent).remove()
-	}
-}
-
 func anyLimits(t *testing.T) Limits {
 	t.Helper()
 	limits, err := ProbeLimits(ProbeConfig{Mode: ModeAuto, Name: cgroupName(t)})
 	require.NoError(t, err)
-	t.Cleanup(func() { removeParents(limits) })
+	t.Cleanup(func() { limits.leave() })
 	return limits
 }
 
