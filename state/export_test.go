@@ -31,3 +31,10 @@ const (
 	MigrationLock = migrationLock
 	IndexLock     = indexLock
 )
+
+// InterpretError is interpretError.
+var InterpretError = interpretError
+
+// NewMockedManager makes a Manager of a pool for faults that a real database
+// cannot be made to show.
+func NewMockedManager(db *sql.DB) *Manager { return &Manager{db: sqlx.NewDb(db, "postgres")} }

@@ -93,13 +93,30 @@ func (n planNode) visit(see func(planNode)) {
 func requireNoScan(t testing.TB, texts []string) {
 	t.Helper()
 	require.NotEmpty(t, texts, "no plan was seen")
+	for _, text := range scans(t, texts) {
+		t.Errorf("table task is read from end to end by:\n%s", text)
+	}
+}
+
+// scans are those of the plans that read the whole of table task.
+func scans(t testing.TB, texts []string) (found []string) {
+	t.Helper()
 	for _, text := range texts {
 		var explained struct{ Plan planNode }
 		require.NoError(t, json.Unmarshal([]byte(text), &explained), text)
 		explained.Plan.visit(func(n planNode) {
 			if n.RelationName == "task" && strings.Contains(n.NodeType, "Seq Scan") {
-				t.Errorf("table task is read from end to end by:\n%s", text)
+				found = append(found, text)
 			}
 		})
 	}
+	return found
+}
+
+func TestAScanOfAllRunsIsNoticed(t *testing.T) {
+	t.Parallel()
+	m, seen := newPlanned(t, newSeeded(t))
+	_, err := m.ListRuns(t.Context(), state.ListOptions{Limit: 20, Filters: map[string][]string{"docker_id": {"of no index"}}})
+	require.NoError(t, err)
+	require.NotEmpty(t, scans(t, seen.take()))
 }
