@@ -42,7 +42,9 @@ func TestTheWatchfulDialerSetsItsSocketOptions(t *testing.T) {
 	conn, err := watchfulDialer{}.Dial("tcp", listener.Addr().String())
 	require.NoError(t, err)
 	defer func() { require.NoError(t, conn.Close()) }()
-	raw, err := conn.(syscall.Conn).SyscallConn()
+	socket, ok := conn.(syscall.Conn)
+	require.True(t, ok)
+	raw, err := socket.SyscallConn()
 	require.NoError(t, err)
 	for name, want := range map[int]int{
 		unix.TCP_KEEPIDLE: 3, unix.TCP_KEEPINTVL: 2, unix.TCP_KEEPCNT: 2, unix.TCP_USER_TIMEOUT: 8000,

@@ -101,7 +101,7 @@ func (m *Manager) insertRun(ctx context.Context, tx *sqlx.Tx, r Run) (Run, error
 		return Run{}, err
 	}
 	if tx != nil {
-		insert = tx.NamedStmtContext(ctx, insert)
+		insert = tx.NamedStmtContext(ctx, insert) //nolint:sqlclosecheck // it ends with tx
 	}
 	err = insert.GetContext(ctx, &r.QueuedAt, r)
 	if errors.Is(err, sql.ErrNoRows) {

@@ -29,7 +29,7 @@ func (m *Manager) hitsOne(ctx context.Context, text string, arg any) (bool, erro
 
 // update runs text with the named arguments of arg and counts the rows hit.
 func (m *Manager) update(ctx context.Context, text string, arg any) (int, error) {
-	stmt, err := m.named(ctx, text)
+	stmt, err := m.named(ctx, text) //nolint:sqlclosecheck // it is kept
 	if err != nil {
 		return 0, err
 	}
@@ -41,7 +41,7 @@ func (m *Manager) update(ctx context.Context, text string, arg any) (int, error)
 // let it through, the row is read as it stands, and moved is false;
 // MissingResource where there is none.
 func (m *Manager) moved(ctx context.Context, text, runID string, arg any) (r Run, moved bool, err error) {
-	stmt, err := m.named(ctx, text)
+	stmt, err := m.named(ctx, text) //nolint:sqlclosecheck // it is kept
 	if err != nil {
 		return Run{}, false, err
 	}
@@ -58,7 +58,7 @@ func (m *Manager) moved(ctx context.Context, text, runID string, arg any) (r Run
 
 // changed runs an UPDATE that answers the rows it hit.
 func (m *Manager) changed(ctx context.Context, text string, arg any) ([]Run, error) {
-	stmt, err := m.named(ctx, text)
+	stmt, err := m.named(ctx, text) //nolint:sqlclosecheck // it is kept
 	if err != nil {
 		return nil, err
 	}
