@@ -117,8 +117,8 @@ func TestADatabaseThatCannotServeIsRefused(t *testing.T) {
 		db, mock, err := sqlmock.New()
 		require.NoError(t, err)
 		c.expect(mock)
-		require.ErrorIs(t, state.NewMockedManager(db).Check(t.Context()), c.want, name)
 		mock.ExpectClose()
+		require.ErrorIs(t, state.NewMockedManager(db).Check(t.Context()), c.want, name)
 		require.NoError(t, db.Close())
 		require.NoError(t, mock.ExpectationsWereMet(), name)
 	}
