@@ -57,7 +57,7 @@ func (m *Manager) named(ctx context.Context, text string) (*sqlx.NamedStmt, erro
 
 // lookup asks the read-only database for one row.
 func (m *Manager) lookup(ctx context.Context, dst any, text string, args ...any) error {
-	stmt, err := m.lookups.get(text, func() (*sqlx.Stmt, error) {
+	stmt, err := m.lookups.get(text, func() (*sqlx.Stmt, error) { //nolint:sqlclosecheck // it is kept
 		return m.readDB.PreparexContext(ctx, text)
 	})
 	if err != nil {
