@@ -39,12 +39,20 @@ demo: postgres build ## watch a job run out of memory and Flotilla size the next
 test: postgres ## every test, with the race detector
 	$(GO) test -race -timeout 20m ./...
 
+# Every package that has a test behind the build tag "kube".
+KUBE_TESTS = $(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:build kube' .)))
+
+.PHONY: test-kube
+test-kube: postgres ## the tests against the cluster of $KUBECONFIG (kubectl needed)
+	$(GO) test -tags kube -timeout 30m -count 1 $(KUBE_TESTS)
+
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## formatting, vet and golangci-lint
 	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
 	  [[ -z $$unformatted ]] || { echo "gofmt -w $$unformatted" >&2; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags faultpoints ./...
+	$(GO) vet -tags kube ./...
 	$(GOLANGCI_LINT) run ./...
 
 $(GOLANGCI_LINT):
