@@ -78,7 +78,15 @@ type Cluster struct {
 	// Metrics asks metrics.k8s.io, which not every cluster serves.
 	Metrics metricsclient.Interface
 
+	connector *Connector
 	transport http.RoundTripper
+}
+
+// Outdated is whether the cluster's configuration is another one by now. One that is gone or broken counts as the same:
+// there is nothing better to be had.
+func (c *Cluster) Outdated() bool {
+	now, err := c.connector.Fingerprint(c.Name)
+	return err == nil && now != c.Fingerprint
 }
 
 // Open makes the clients of a cluster; it does not talk to it. The errors are NoConfiguration and BadConfiguration.
@@ -115,7 +123,8 @@ func (c *Connector) connect(cluster string, f found) (*Cluster, error) {
 	// Not every implementation of the metrics API knows protobuf; who does not answers in JSON.
 	metricsCfg.ContentType = contentJSON
 	opened := &Cluster{
-		Name: cluster, Source: f.source, Fingerprint: f.digest, AWS: usesAWS(cfg), transport: streaming.Transport,
+		Name: cluster, Source: f.source, Fingerprint: f.digest, AWS: usesAWS(cfg),
+		connector: c, transport: streaming.Transport,
 	}
 	if opened.Streams, err = kubernetes.NewForConfigAndClient(cfg, streaming); err != nil {
 		return nil, err

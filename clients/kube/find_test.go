@@ -179,12 +179,14 @@ func TestFingerprint(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, first, opened.Fingerprint)
 	opened.Close()
+	assert.False(t, opened.Outdated())
 
 	write(t, dir, "several", kubeconfig("prod", "token: t", "a", "prod", "b"))
 	assert.Equal(t, first, fingerprint(), "another context is another cluster's")
 	write(t, dir, "several", kubeconfig("prod", "token: new", "prod"))
 	second := fingerprint()
 	assert.NotEqual(t, first, second, "the token changed")
+	assert.True(t, opened.Outdated())
 
 	write(t, dir, "folder/prod", kubeconfig("a", "client-certificate: c, client-key: k", "a"))
 	write(t, dir, "folder/c", "one")
@@ -196,4 +198,6 @@ func TestFingerprint(t *testing.T) {
 
 	require.NoError(t, os.RemoveAll(folder))
 	assert.Equal(t, second, fingerprint())
+	require.NoError(t, os.Remove(several))
+	assert.False(t, opened.Outdated(), "without a configuration the old one is all there is")
 }

@@ -57,6 +57,8 @@ type opened struct {
 	engine  Engine
 	err     error
 	triedAt time.Time
+	// checkedAt is when the engine was last asked whether it is outdated.
+	checkedAt time.Time
 }
 
 // NewClusters makes the registry; it reads and opens nothing yet.
@@ -162,7 +164,7 @@ func (c *Clusters) open(ctx context.Context, entry *opened, cluster state.Cluste
 	now := c.cfg.Clock()
 	same := sameEngine(entry.cluster, cluster)
 	if same && entry.engine != nil {
-		return entry.engine, nil
+		return c.renewed(ctx, entry, cluster, now), nil
 	}
 	if same && entry.err != nil && now.Sub(entry.triedAt) < openAgainAfter {
 		return nil, entry.err
@@ -171,7 +173,7 @@ func (c *Clusters) open(ctx context.Context, entry *opened, cluster state.Cluste
 	if err != nil && ctx.Err() != nil {
 		return nil, err // the caller gave up; that says nothing of the cluster
 	}
-	entry.cluster, entry.engine, entry.err, entry.triedAt = cluster, made, err, now
+	entry.cluster, entry.engine, entry.err, entry.triedAt, entry.checkedAt = cluster, made, err, now, now
 	if err != nil {
 		entry.engine = nil
 		return nil, err
