@@ -56,6 +56,14 @@ func TestEveryListOfRunsIsServedByIndexes(t *testing.T) {
 	}
 }
 
+func TestDeletingADefinitionReadsNoOtherRuns(t *testing.T) {
+	t.Parallel()
+	m, seen := newPlanned(t, newSeeded(t))
+	var conflict state.ConflictingResource
+	require.ErrorAs(t, m.DeleteDefinition(t.Context(), seed.BigDefinitionID), &conflict)
+	requireNoScan(t, seen.take())
+}
+
 func TestListsByEnvironmentAreServedByTheirIndex(t *testing.T) {
 	t.Parallel()
 	m, seen := newPlanned(t, newSeeded(t))
