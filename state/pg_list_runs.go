@@ -30,7 +30,7 @@ func (m *Manager) ListRuns(ctx context.Context, o ListOptions) (RunList, error) 
 		}
 		q.few = counted <= exactTotals && len(o.Env) > 0
 	}
-	list := RunList{Runs: []Run{}}
+	list := RunList{Runs: make([]Run, 0, min(q.limit, DefaultListLimit)+1)}
 	more := false
 	if q.limit > 0 {
 		if err := m.db.SelectContext(ctx, &list.Runs, q.pageSQL(), q.pageArgs()...); err != nil {
