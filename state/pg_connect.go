@@ -80,7 +80,11 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := conn.(driver.ExecerContext).ExecContext(ctx, sessionSettings, nil); err != nil {
+	session, ok := conn.(driver.ExecerContext)
+	if !ok {
+		return nil, errors.Join(errors.New("state: the driver cannot run statements"), conn.Close())
+	}
+	if _, err := session.ExecContext(ctx, sessionSettings, nil); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
 	return conn, nil

@@ -46,7 +46,7 @@ type definitionRow struct {
 }
 
 func (r definitionRow) definition() Definition {
-	r.Definition.Ports, r.Definition.Tags = r.PortList, r.TagList
+	r.Ports, r.Tags = r.PortList, r.TagList
 	return r.Definition
 }
 

@@ -10,6 +10,7 @@ import (
 
 	sqlmock "github.com/DATA-DOG/go-sqlmock"
 	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -20,7 +21,7 @@ import (
 
 func TestDriverErrorsBecomeDomainErrors(t *testing.T) {
 	t.Parallel()
-	code := func(c string) error { return &pq.Error{Code: pq.ErrorCode(c)} }
+	code := func(c string) error { return &pq.Error{Code: pqerror.Code(c)} }
 	for name, c := range map[string]struct {
 		err  error
 		want any
