@@ -146,7 +146,8 @@ func (p *program) openClusters() error {
 		}
 	}
 	p.clusters, err = engine.NewClusters(engine.ClustersConfig{
-		Store: p.manager, Configured: configuredClusters(p.cfg), Open: p.openEngine, Logger: p.logger,
+		Known: func(ctx context.Context) ([]state.Cluster, error) { return p.services.clusters.Known(ctx) },
+		Open:  p.openEngine, Logger: p.logger,
 	})
 	return err
 }
@@ -236,7 +237,6 @@ func (p *program) run(ctx context.Context) error {
 	defer p.close(context.WithoutCancel(ctx))
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return p.notifier.Run(ctx) })
-	group.Go(func() error { return p.clusters.Run(ctx) })
 	group.Go(func() error { return p.supervisor.Run(ctx) })
 	if p.cfg.CreateDatabaseSchema {
 		group.Go(func() error { return p.buildIndexes(ctx) })

@@ -26,6 +26,8 @@ var soakRuns = flag.Int("soak.runs", 40, "runs that each soak test submits")
 
 const (
 	soakClients = 16
+	// leastDisturbances come before the end, however fast the machine is.
+	leastDisturbances = 3
 	// hang is how long a request may take before it counts as hanging.
 	hang = 30 * time.Second
 )
@@ -41,6 +43,7 @@ type soak struct {
 	acknowledged []string
 	statuses     map[int]int
 	hung         int
+	disturbed    atomic.Int64
 }
 
 // soakServer is a server that comes and goes under one name.
@@ -69,7 +72,7 @@ func (s *soak) restart(one *soakServer) {
 }
 
 // submit has the clients submit until enough runs are acknowledged, and calls
-// disturb again and again meanwhile.
+// disturb again and again meanwhile, a few times at least.
 func (s *soak) submit(disturb func(ctx context.Context)) {
 	s.t.Helper()
 	ctx, enough := context.WithTimeout(s.t.Context(), time.Duration(*soakRuns)*time.Second/2+2*time.Minute)
@@ -78,7 +81,7 @@ func (s *soak) submit(disturb func(ctx context.Context)) {
 	for client := range soakClients {
 		group.Go(func() error {
 			for request := 0; ctx.Err() == nil; request++ {
-				if s.submitOne(ctx, client, request) >= *soakRuns {
+				if s.submitOne(ctx, client, request) >= *soakRuns && s.disturbed.Load() >= leastDisturbances {
 					enough()
 				}
 			}
@@ -87,6 +90,7 @@ func (s *soak) submit(disturb func(ctx context.Context)) {
 	}
 	for ctx.Err() == nil {
 		disturb(ctx)
+		s.disturbed.Add(1)
 	}
 	require.NoError(s.t, group.Wait())
 	require.GreaterOrEqual(s.t, len(s.acknowledged), *soakRuns, "answers were %v", s.statuses)

@@ -18,27 +18,23 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// rows is a table of clusters.
-type rows struct {
-	mu    sync.Mutex
-	rows  []state.Cluster
-	err   error
-	reads int
+// known is the list of clusters.
+type known struct {
+	mu   sync.Mutex
+	list []state.Cluster
+	err  error
 }
 
-var _ engine.ClusterLister = (*rows)(nil)
-
-func (r *rows) ListClusters(context.Context) ([]state.Cluster, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.reads++
-	return r.rows, r.err
+func (k *known) get(context.Context) ([]state.Cluster, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.list, k.err
 }
 
-func (r *rows) set(err error, clusters ...state.Cluster) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.rows, r.err = clusters, err
+func (k *known) set(err error, clusters ...state.Cluster) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.list, k.err = clusters, err
 }
 
 // named is an engine that is only somebody.
@@ -71,78 +67,24 @@ func openNamed(_ context.Context, c state.Cluster) (engine.Engine, error) {
 
 type open = func(context.Context, state.Cluster) (engine.Engine, error)
 
-func makeClusters(t *testing.T, store *rows, opens open, configured ...state.Cluster) (*engine.Clusters, *clock) {
+func makeClusters(t *testing.T, opens open, list ...state.Cluster) (*engine.Clusters, *known, *clock) {
 	t.Helper()
 	clk := &clock{now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+	all := &known{list: list}
 	clusters, err := engine.NewClusters(engine.ClustersConfig{
-		Store: store, Configured: configured, Open: opens, Logger: slog.New(slog.DiscardHandler), Clock: clk.Now,
+		Known: all.get, Open: opens, Logger: slog.New(slog.DiscardHandler), Clock: clk.Now,
 	})
 	require.NoError(t, err)
-	return clusters, clk
+	return clusters, all, clk
 }
 
 func cluster(id, name string) state.Cluster {
 	return state.Cluster{ID: id, Name: name, Driver: state.DriverKubernetes, Status: state.ClusterActive}
 }
 
-func TestClustersList(t *testing.T) {
-	t.Parallel()
-	local := state.Cluster{ID: "cfg-local", Name: "local", Driver: state.DriverLocal}
-	tests := map[string]struct {
-		configured, rows []state.Cluster
-		want             []string // ids
-	}{
-		"nothing anywhere is an empty list": {nil, nil, nil},
-		"configured clusters and rows are one list": {
-			[]state.Cluster{cluster("cfg-a", "a")}, []state.Cluster{cluster("1", "b")}, []string{"cfg-a", "1"}},
-		"a row takes the place of a configured cluster of its name": {
-			[]state.Cluster{cluster("cfg-a", "a")}, []state.Cluster{cluster("7", "a")}, []string{"7"}},
-		"a local cluster of the configuration stays": {
-			[]state.Cluster{local}, []state.Cluster{cluster("7", "local")}, []string{"cfg-local"}},
-		"of rows with one name the lowest number counts": {
-			nil, []state.Cluster{cluster("10", "a"), cluster("9", "a"), cluster("2", "b")}, []string{"2", "9"}},
-		"the lowest number counts where a configured cluster has the name too": {
-			[]state.Cluster{cluster("cfg-a", "a")}, []state.Cluster{cluster("10", "a"), cluster("9", "a")}, []string{"9"}},
-		"a name configured twice counts once": {
-			[]state.Cluster{cluster("cfg-a", "a"), cluster("cfg-a", "a")}, nil, []string{"cfg-a"}},
-	}
-	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			clusters, _ := makeClusters(t, &rows{rows: tt.rows}, openNamed, tt.configured...)
-			listed, err := clusters.List(t.Context())
-			require.NoError(t, err)
-			var ids []string
-			for _, c := range listed {
-				ids = append(ids, c.ID)
-			}
-			assert.Equal(t, tt.want, ids)
-		})
-	}
-}
-
-func TestClustersListIsRead(t *testing.T) {
-	t.Parallel()
-	store := &rows{}
-	clusters, clk := makeClusters(t, store, openNamed)
-	reads := func() int {
-		_, err := clusters.List(t.Context())
-		require.NoError(t, err)
-		return store.reads
-	}
-	assert.Equal(t, 1, reads(), "at first")
-	clk.advance(engine.DefaultRefresh - time.Millisecond)
-	assert.Equal(t, 1, reads(), "not while it is fresh")
-	clk.advance(time.Millisecond)
-	assert.Equal(t, 2, reads(), "again when it is old")
-	clusters.Invalidate()
-	assert.Equal(t, 3, reads(), "again when somebody changed it")
-}
-
 func TestClustersEngine(t *testing.T) {
 	t.Parallel()
-	store := &rows{rows: []state.Cluster{cluster("1", "a")}}
-	clusters, clk := makeClusters(t, store, openNamed)
+	clusters, all, _ := makeClusters(t, openNamed, cluster("1", "a"))
 	get := func() engine.Engine {
 		t.Helper()
 		eng, err := clusters.Engine(t.Context(), "a")
@@ -154,23 +96,19 @@ func TestClustersEngine(t *testing.T) {
 
 	offline := cluster("1", "a")
 	offline.Status, offline.StatusReason = state.ClusterOffline, "upgrade"
-	store.set(nil, offline)
-	clusters.Invalidate()
+	all.set(nil, offline)
 	assert.Same(t, first, get(), "the engine does not depend on the status")
 
 	moved := cluster("1", "a")
 	moved.Region = "eu-west-1"
-	store.set(nil, moved)
-	clusters.Invalidate()
+	all.set(nil, moved)
 	second := get()
 	assert.NotSame(t, first, second, "a cluster changed in what counts is opened again")
 
-	store.set(errors.New("no database"))
-	clk.advance(engine.DefaultRefresh)
+	all.set(errors.New("no database"))
 	assert.Same(t, second, get(), "engines outlive a database that is away")
 
-	store.set(nil)
-	clusters.Invalidate()
+	all.set(nil)
 	assert.Same(t, second, get(), "a deleted cluster keeps its engine for the runs that it has")
 
 	_, err := clusters.Engine(t.Context(), "unknown")
@@ -181,21 +119,20 @@ func TestClustersEngineThatCannotBeOpened(t *testing.T) {
 	t.Parallel()
 	var opened int
 	fail := true
-	clusters, clk := makeClusters(t, &rows{rows: []state.Cluster{cluster("1", "a")}},
-		func(ctx context.Context, c state.Cluster) (engine.Engine, error) {
-			opened++
-			if fail {
-				return nil, engine.NotNow{Reason: "no driver"}
-			}
-			return openNamed(ctx, c)
-		})
+	clusters, _, clk := makeClusters(t, func(ctx context.Context, c state.Cluster) (engine.Engine, error) {
+		opened++
+		if fail {
+			return nil, engine.NotNow{Reason: "no driver"}
+		}
+		return openNamed(ctx, c)
+	}, cluster("1", "a"))
 	for range 3 {
 		_, err := clusters.Engine(t.Context(), "a")
 		assert.ErrorAs(t, err, &engine.NotNow{})
 	}
 	assert.Equal(t, 1, opened, "not tried again at once")
 	fail = false
-	clk.advance(engine.DefaultRefresh)
+	clk.advance(time.Minute)
 	_, err := clusters.Engine(t.Context(), "a")
 	assert.NoError(t, err, "tried again later")
 }
@@ -203,15 +140,14 @@ func TestClustersEngineThatCannotBeOpened(t *testing.T) {
 func TestClustersEngineThatHangs(t *testing.T) {
 	t.Parallel()
 	hangs := make(chan struct{})
-	clusters, _ := makeClusters(t, &rows{rows: []state.Cluster{cluster("1", "dead"), cluster("2", "alive")}},
-		func(ctx context.Context, c state.Cluster) (engine.Engine, error) {
-			if c.Name == "dead" {
-				close(hangs)
-				<-ctx.Done()
-				return nil, ctx.Err()
-			}
-			return openNamed(ctx, c)
-		})
+	clusters, _, _ := makeClusters(t, func(ctx context.Context, c state.Cluster) (engine.Engine, error) {
+		if c.Name == "dead" {
+			close(hangs)
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		return openNamed(ctx, c)
+	}, cluster("1", "dead"), cluster("2", "alive"))
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() {
