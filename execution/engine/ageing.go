@@ -7,10 +7,13 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
+// AskOutdatedEvery is the time between two looks at what an engine depends on.
+const AskOutdatedEvery = 10 * time.Second
+
 // Ageing is implemented by engines that depend on more than their cluster's row, such as a kubeconfig file.
 type Ageing interface {
-	// Outdated says that an engine opened now would be another one. It may read files, and is asked at most once per
-	// refresh of the clusters.
+	// Outdated says that an engine opened now would be another one. It may read files, and is asked at most once in
+	// AskOutdatedEvery.
 	Outdated() bool
 }
 
@@ -18,7 +21,7 @@ type Ageing interface {
 // just being written must not stop what runs.
 func (c *Clusters) renewed(ctx context.Context, entry *opened, cluster state.Cluster, now time.Time) Engine {
 	ageing, ok := entry.engine.(Ageing)
-	if !ok || now.Sub(entry.checkedAt) < c.cfg.Refresh {
+	if !ok || now.Sub(entry.checkedAt) < AskOutdatedEvery {
 		return entry.engine
 	}
 	entry.checkedAt = now

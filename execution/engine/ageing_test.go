@@ -30,13 +30,12 @@ func (a *ageing) Outdated() bool {
 func TestAnOutdatedEngineIsOpenedAnew(t *testing.T) {
 	t.Parallel()
 	var broken error
-	clusters, clk := makeClusters(t, &rows{rows: []state.Cluster{cluster("1", "prod")}},
-		func(context.Context, state.Cluster) (engine.Engine, error) {
-			if broken != nil {
-				return nil, broken
-			}
-			return &ageing{}, nil
-		})
+	clusters, _, clk := makeClusters(t, func(context.Context, state.Cluster) (engine.Engine, error) {
+		if broken != nil {
+			return nil, broken
+		}
+		return &ageing{}, nil
+	}, cluster("1", "prod"))
 	ask := func() *ageing {
 		t.Helper()
 		eng, err := clusters.Engine(t.Context(), "prod")
@@ -50,16 +49,16 @@ func TestAnOutdatedEngineIsOpenedAnew(t *testing.T) {
 	assert.Same(t, first, ask(), "it is not asked at every call")
 	assert.Zero(t, first.asked.Load())
 
-	clk.advance(engine.DefaultRefresh)
+	clk.advance(engine.AskOutdatedEvery)
 	broken = errors.New("half a file")
 	assert.Same(t, first, ask(), "what cannot be opened replaces nothing")
 	assert.Same(t, first, ask())
 	assert.EqualValues(t, 1, first.asked.Load())
 
 	broken = nil
-	clk.advance(engine.DefaultRefresh)
+	clk.advance(engine.AskOutdatedEvery)
 	second := ask()
 	assert.NotSame(t, first, second)
-	clk.advance(engine.DefaultRefresh)
+	clk.advance(engine.AskOutdatedEvery)
 	assert.Same(t, second, ask(), "it is up to date")
 }
