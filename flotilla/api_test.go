@@ -151,7 +151,7 @@ func (a *api) send(t testing.TB, r *http.Request) answer {
 	t.Helper()
 	response, err := a.client.Do(r)
 	require.NoError(t, err)
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }()
 	got := answer{status: response.StatusCode, header: response.Header}
 	got.body, err = io.ReadAll(response.Body)
 	require.NoError(t, err)
@@ -200,4 +200,18 @@ func (a *api) databaseTime(t testing.TB) (now time.Time) {
 	t.Helper()
 	require.NoError(t, a.db.QueryRow(`SELECT now()`).Scan(&now))
 	return now
+}
+
+// objects are the items of a decoded array of objects.
+func objects(t testing.TB, value any) []map[string]any {
+	t.Helper()
+	items, ok := value.([]any)
+	require.True(t, ok, "%v is no array", value)
+	var out []map[string]any
+	for _, item := range items {
+		members, ok := item.(map[string]any)
+		require.True(t, ok, "%v is no object", item)
+		out = append(out, members)
+	}
+	return out
 }

@@ -133,12 +133,15 @@ func (e *endpoints) executeTemplateVersion(w http.ResponseWriter, r *http.Reques
 // persistent" (RFC 7234, section 5.5.7).
 const warnAgent = "299 flotilla "
 
+// maxWarning bounds a warning in bytes: it may repeat a name of any length.
+const maxWarning = 300
+
 func answerCreated(w http.ResponseWriter, created services.Created, err error) error {
 	if err != nil {
 		return err
 	}
 	for _, warning := range created.Warnings {
-		w.Header().Add("Warning", warnAgent+strconv.QuoteToASCII(warning))
+		w.Header().Add("Warning", warnAgent+strconv.QuoteToASCII(clipTo(warning, maxWarning)))
 	}
 	return writeJSON(w, created.Run)
 }

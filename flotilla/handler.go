@@ -159,6 +159,8 @@ var knownMethods = map[string]bool{
 func (e *endpoints) accessLog(r *http.Request, status, bytes int, err error, took time.Duration) {
 	level := slog.LevelInfo
 	switch {
+	case r.Context().Err() != nil:
+		// The caller has gone; what is missing is nobody's fault.
 	case status >= http.StatusInternalServerError:
 		level = slog.LevelError
 	case r.URL.Path == "/readyz" || r.URL.Path == "/api/v6/health":

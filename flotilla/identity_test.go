@@ -2,6 +2,7 @@ package flotilla_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"sync"
 	"testing"
@@ -193,7 +194,7 @@ func TestTheSameIdempotenceKeyAnswersTheSameRun(t *testing.T) {
 		assert.Equal(t, ids[0], id)
 	}
 	assert.Equal(t, ids[0], a.ok(t, http.MethodPut, "/api/v6/task/def-full/execute", body)["run_id"], "whatever the definition")
-	a.ok(t, http.MethodDelete, "/api/v6/task/x/history/"+ids[0].(string), "")
+	a.ok(t, http.MethodDelete, fmt.Sprintf("/api/v6/task/x/history/%v", ids[0]), "")
 	next := a.ok(t, http.MethodPut, executeEmpty, body)["run_id"]
 	assert.NotEqual(t, ids[0], next, "a failed run does not count")
 	assert.NotEqual(t, a.ok(t, http.MethodPut, executeEmpty, `{"run_tags": {"owner_id": "ann"}, "idempotence_key": ""}`)["run_id"],

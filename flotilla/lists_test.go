@@ -117,10 +117,10 @@ func TestPagesNeitherRepeatNorSkipRows(t *testing.T) {
 			seen := map[any]bool{}
 			for offset := 0; ; offset += 9 {
 				page := a.ok(t, http.MethodGet, fmt.Sprintf("/api/v6/history?limit=9&offset=%d&sort_by=%s&order=%s", offset, sortBy, order), "")
-				for _, run := range page["history"].([]any) {
-					seen[run.(map[string]any)["run_id"]] = true
+				for _, run := range objects(t, page["history"]) {
+					seen[run["run_id"]] = true
 				}
-				if float64(offset+9) >= page["total"].(float64) {
+				if total, _ := page["total"].(float64); float64(offset+9) >= total {
 					break
 				}
 			}

@@ -31,7 +31,7 @@ func (e *endpoints) followLog(w http.ResponseWriter, r *http.Request, request se
 		return err
 	}
 	// A browser that is told nothing by its connection for long gives up.
-	ctx, cancel := context.WithCancel(r.Context())
+	ctx, cancel := untilShutdown(r.Context())
 	var quiet sync.WaitGroup
 	quiet.Go(func() { events.keepAlive(ctx) })
 	err := e.logs.Follow(ctx, runID, request, events.line)

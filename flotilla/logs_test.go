@@ -3,6 +3,7 @@ package flotilla_test
 import (
 	"bufio"
 	"context"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -35,12 +36,13 @@ func TestPollingALogYieldsEveryByteOnce(t *testing.T) {
 	poll := func() {
 		t.Helper()
 		page := a.ok(t, http.MethodGet, logPath+"?last_seen="+url.QueryEscape(position), "")
-		next := page["last_seen"].(string)
+		next, _ := page["last_seen"].(string)
 		require.NotEmpty(t, next)
 		if page["log"] == "" && position != "" {
 			require.Equal(t, position, next, "nothing new leaves the position")
 		}
-		seen.WriteString(page["log"].(string))
+		text, _ := page["log"].(string)
+		seen.WriteString(text)
 		position = next
 	}
 	poll()
@@ -58,7 +60,8 @@ func TestPollingALogYieldsEveryByteOnce(t *testing.T) {
 	t.Run("a position that is not ours begins anew", func(t *testing.T) {
 		for _, foreign := range []string{"-1", "x", "99999999999999999999", "7", "s/12345", strings.Repeat("9", 5000)} {
 			page := a.ok(t, http.MethodGet, logPath+"?last_seen="+url.QueryEscape(foreign), "")
-			assert.True(t, strings.HasPrefix(page["log"].(string), "first line\n"), foreign)
+			text, _ := page["log"].(string)
+			assert.True(t, strings.HasPrefix(text, "first line\n"), foreign)
 		}
 	})
 }
@@ -87,7 +90,7 @@ func TestAStreamMayTakeLongerThanTheWriteTimeout(t *testing.T) {
 	request := a.request(t, http.MethodGet, logPath+"?follow=true", "").WithContext(ctx)
 	response, err := a.client.Do(request)
 	require.NoError(t, err)
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }()
 	lines := bufio.NewScanner(response.Body)
 	for i := range 6 {
 		// The pauses between the lines add up to more than the timeout.
@@ -161,4 +164,26 @@ func TestAReaderWhoLeavesEndsTheStream(t *testing.T) {
 	_ = response.Body.Close()
 	// The server of the test waits for its requests when it is closed, and the
 	// check for leaked goroutines fails where this one goes on.
+}
+
+func TestAShutdownEndsStreams(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t)
+	a.seed(t)
+	cfg := a.routerConfig(t)
+	router, err := flotilla.NewRouter(cfg)
+	require.NoError(t, err)
+	server := flotilla.NewServer(router, cfg.HTTP, cfg.Logger)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	a.url = "http://" + listener.Addr().String()
+	response, err := a.client.Do(a.request(t, http.MethodGet, logPath+"?follow=true", ""))
+	require.NoError(t, err)
+	defer func() { _ = response.Body.Close() }()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	assert.NoError(t, server.Shutdown(ctx))
+	assert.ErrorIs(t, <-served, http.ErrServerClosed)
 }

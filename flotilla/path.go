@@ -67,11 +67,13 @@ func storable(s string) bool {
 const clipLength = 100
 
 // clip shortens text that goes into a message.
-func clip(s string) string {
-	if len(s) <= clipLength {
+func clip(s string) string { return clipTo(s, clipLength) }
+
+func clipTo(s string, length int) string {
+	if len(s) <= length {
 		return s
 	}
-	return strings.ToValidUTF8(s[:clipLength], "") + "…"
+	return strings.ToValidUTF8(s[:length], "") + "…"
 }
 
 func notFound(_ http.ResponseWriter, r *http.Request) error {

@@ -1,7 +1,9 @@
 package flotilla
 
 import (
+	"context"
 	"log/slog"
+	"net"
 	"net/http"
 	"time"
 
@@ -18,7 +20,8 @@ const (
 // NewServer makes the server of the API with the configured timeouts. The
 // caller listens, serves, and shuts it down.
 func NewServer(h http.Handler, cfg config.HTTP, logger *slog.Logger) *http.Server {
-	return &http.Server{
+	closing, shutdown := context.WithCancel(context.Background())
+	server := &http.Server{
 		Addr:              cfg.ListenAddress,
 		Handler:           h,
 		ReadTimeout:       cfg.ReadTimeout,
@@ -27,6 +30,28 @@ func NewServer(h http.Handler, cfg config.HTTP, logger *slog.Logger) *http.Serve
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
+		BaseContext: func(net.Listener) context.Context {
+			return context.WithValue(context.Background(), closingKey{}, closing)
+		},
+	}
+	server.RegisterOnShutdown(shutdown)
+	return server
+}
+
+type closingKey struct{}
+
+// untilShutdown is ctx of a request, ended also by the server's shutdown: it
+// waits for requests, and one that follows a log might never be done.
+func untilShutdown(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	closing, ok := ctx.Value(closingKey{}).(context.Context)
+	if !ok {
+		return ctx, cancel
+	}
+	forget := context.AfterFunc(closing, cancel)
+	return ctx, func() {
+		forget()
+		cancel()
 	}
 }
 
