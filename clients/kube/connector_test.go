@@ -34,7 +34,7 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.requests = append(s.requests, r)
 	s.mu.Unlock()
 	if s.hang != nil {
-		w.(http.Flusher).Flush()
+		_ = http.NewResponseController(w).Flush()
 		select {
 		case <-s.hang:
 		case <-r.Context().Done():
