@@ -74,8 +74,8 @@ func (f field) validList() bool {
 	if one == "" {
 		return true
 	}
-	list := f.value.Interface().([]string)
-	return !slices.ContainsFunc(list, func(item string) bool {
+	list, ok := f.value.Interface().([]string)
+	return ok && !slices.ContainsFunc(list, func(item string) bool {
 		return !slices.Contains(strings.Split(one, ","), item)
 	})
 }

@@ -129,10 +129,9 @@ func (s *LogService) Follow(ctx context.Context, runID string, r LogRequest, emi
 
 // openLog is a reading of one log.
 type openLog struct {
-	s      *LogService
-	run    state.Run
-	engine engine.Engine
-	query  LogRequest
+	s     *LogService
+	run   state.Run
+	query LogRequest
 	// offset is the position in bytes behind what was given out.
 	offset int64
 }

@@ -238,7 +238,7 @@ func product(args []reflect.Value) int {
 // only makes them fewer.
 func span(first, last int64) int {
 	const digits = 20
-	if n := uint64(max(first, last)) - uint64(min(first, last)); n < maxResult/digits {
+	if n := uint64(max(first, last)) - uint64(min(first, last)); n < maxResult/digits { //nolint:gosec // the difference is right modulo 2^64
 		return int(n) * digits
 	}
 	return maxResult + 1

@@ -42,7 +42,8 @@ func launch(l layout, binaries Binaries, args []string) (*postmaster, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(binaries.postgres(), append([]string{"-D", l.cluster()}, args...)...)
+	// No context: the server is ended by end, which lets it finish what it writes.
+	cmd := exec.Command(binaries.postgres(), append([]string{"-D", l.cluster()}, args...)...) //nolint:noctx // as said
 	l.prepare(cmd)
 	cmd.SysProcAttr.Setsid = true
 	cmd.Stdout, cmd.Stderr = log, log
@@ -158,7 +159,7 @@ func runs(l layout, pid int) bool {
 }
 
 func commandLine(pid int) ([]string, error) {
-	found, err := process.NewProcess(int32(pid))
+	found, err := process.NewProcess(int32(pid)) //nolint:gosec // process numbers are below 2^22
 	if err != nil {
 		return nil, err
 	}

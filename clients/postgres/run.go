@@ -220,7 +220,7 @@ func freePort() (int, error) {
 }
 
 func portIsFree(port int) bool {
-	listener, err := net.Listen("tcp", net.JoinHostPort(loopback, strconv.Itoa(port)))
+	listener, err := net.Listen("tcp", net.JoinHostPort(loopback, strconv.Itoa(port))) //nolint:noctx // a loopback port is there or not, at once
 	if err != nil {
 		return false
 	}

@@ -2,7 +2,6 @@ package adapter
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"slices"
 	"testing"
@@ -219,7 +218,7 @@ func TestRecentRunsForgetTheOldest(t *testing.T) {
 
 func TestNewNeedsItsParts(t *testing.T) {
 	t.Parallel()
-	logger := slog.New(slog.NewTextHandler(io.Discard, nil))
+	logger := slog.New(slog.DiscardHandler)
 	_, err := New(AdapterConfig{Logger: logger})
 	assert.Error(t, err)
 	_, err = New(AdapterConfig{Estimator: nothingLearnt()})

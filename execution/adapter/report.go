@@ -76,5 +76,5 @@ func (a *Adapter) reportMaximum(ctx context.Context, executable state.Executable
 		fields = append(fields, "default_cpu_millicores", d.standard.cpu, "requested_cpu_millicores", d.wanted.cpu,
 			"final_cpu_millicores", d.final.cpu, "cpu_overage_millicores", d.wanted.cpu-most.cpu)
 	}
-	a.logger.WarnContext(ctx, message, fields...)
+	a.logger.WarnContext(ctx, message, fields...) //nolint:sloglint // one of two constants
 }
