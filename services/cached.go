@@ -46,7 +46,8 @@ func (c *cached[T]) get(ctx context.Context, maxAge time.Duration) (T, error) {
 			var zero T
 			return zero, r.Err
 		}
-		return r.Val.(T), nil
+		value, _ := r.Val.(T) // refresh answers nothing else
+		return value, nil
 	case <-ctx.Done():
 		var zero T
 		return zero, ctx.Err()

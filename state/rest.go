@@ -42,7 +42,7 @@ func (o *Object) UnmarshalJSON(raw []byte) error {
 	if err != nil {
 		return err
 	}
-	*o = exact.(map[string]any)
+	*o, _ = exact.(map[string]any) // an object stays one
 	return nil
 }
 

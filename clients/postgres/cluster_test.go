@@ -102,7 +102,9 @@ func TestATakenPortIsSaid(t *testing.T) {
 	require.NoError(t, err)
 	defer listener.Close()
 	cfg := config(dataDir(t))
-	cfg.Port = listener.Addr().(*net.TCPAddr).Port
+	address, ok := listener.Addr().(*net.TCPAddr)
+	require.True(t, ok)
+	cfg.Port = address.Port
 	_, err = Start(testContext(t), cfg)
 	require.ErrorIs(t, err, errPortTaken)
 }
