@@ -7,6 +7,7 @@ import (
 	"log/slog"
 
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
 
 	"github.com/stitchfix/flotilla-os/config"
 )
@@ -51,13 +52,20 @@ func serve(ctx context.Context, dir string, t terminal) error {
 	return p.run(ctx)
 }
 
-// newLogger writes JSON lines of at least the level that log_level names.
+// newLogger writes lines of at least the level that log_level names: JSON, but
+// for a person at a terminal text. Kubernetes' client logs the same way.
 func newLogger(w io.Writer, level string) *slog.Logger {
 	var least slog.Level
 	if err := least.UnmarshalText([]byte(level)); err != nil {
 		least = slog.LevelInfo // config.Load accepts only levels
 	}
-	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: least}))
+	options := &slog.HandlerOptions{Level: least}
+	logger := slog.New(slog.NewJSONHandler(w, options))
+	if isTerminal(w) {
+		logger = slog.New(slog.NewTextHandler(w, options))
+	}
+	klog.SetSlogLogger(logger)
+	return logger
 }
 
 func warn(logger *slog.Logger, warnings []config.Warning) {
