@@ -215,6 +215,24 @@ func TestARunThatWaitsSaysWhy(t *testing.T) {
 	stop()
 }
 
+func TestARunOfAClusterWithoutDriverSaysWhyAndDelaysNobody(t *testing.T) {
+	t.Parallel()
+	db := makeDatabase(t)
+	stranded := queuedRun("stranded")
+	stranded.ClusterName, stranded.QueuedAt = "nowhere", new(time.Now())
+	_, _, err := db.CreateRun(t.Context(), stranded)
+	require.NoError(t, err)
+	db.queue(t, "r")
+	stop := db.serve(t, newToyCluster())
+	db.awaitStatus(t, "r", state.StatusStopped)
+	require.Eventually(t, func() bool {
+		run, err := db.GetRun(t.Context(), "stranded")
+		return err == nil && run.Status == state.StatusQueued && run.StatusReason != nil &&
+			*run.StatusReason == "There is no cluster named nowhere; the run waits until there is one."
+	}, patience, 5*time.Millisecond)
+	stop()
+}
+
 func TestClaimsAreHandedBackAtTheEnd(t *testing.T) {
 	t.Parallel()
 	db, eng := makeDatabase(t), newFakeEngine()

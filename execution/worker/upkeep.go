@@ -18,11 +18,13 @@ const (
 	measureEvery = 10 * time.Second
 	// explainPage bounds how many waiting runs are told at once why they wait.
 	explainPage = 1000
-	// retainEvery is how often old runs are looked for; retainPage and
-	// retainPause keep the deletion slow and its transactions small.
-	retainEvery = time.Hour
-	retainPage  = 500
-	retainPause = 200 * time.Millisecond
+	// orphansEvery and retainEvery are how often runs of deleted definitions
+	// and old runs are looked for; retainPage and retainPause keep the deletion
+	// slow and its transactions small.
+	orphansEvery = time.Minute
+	retainEvery  = time.Hour
+	retainPage   = 500
+	retainPause  = 200 * time.Millisecond
 )
 
 // upkeep measures the queue, tells runs that nobody here can take why they
@@ -39,10 +41,18 @@ func (u *upkeep) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return u.every(ctx, measureEvery, "cannot measure the queue", u.measure) })
 	group.Go(func() error {
-		return u.Locker.Lead(ctx, leadUpkeep, func(ctx context.Context) error {
-			return u.every(ctx, retainEvery, "cannot delete old runs", u.retain)
-		})
+		return u.Locker.Lead(ctx, leadUpkeep, u.delete)
 	})
+	return group.Wait()
+}
+
+// delete removes what is kept no longer, until ctx ends.
+func (u *upkeep) delete(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return u.every(ctx, orphansEvery, "cannot delete the runs of deleted definitions", u.deleteOrphans)
+	})
+	group.Go(func() error { return u.every(ctx, retainEvery, "cannot delete old runs", u.retain) })
 	return group.Wait()
 }
 
@@ -131,12 +141,13 @@ func (u *upkeep) whyWaiting(ctx context.Context, name string, clusters map[strin
 	return fmt.Sprintf("Cluster %s cannot be reached, which is tried again: %v", name, err)
 }
 
-// retain deletes runs of deleted definitions, and runs older than the
-// configuration keeps, in small transactions.
+// deleteOrphans deletes the runs of deleted definitions.
+func (u *upkeep) deleteOrphans(ctx context.Context) error {
+	return u.drain(ctx, func() (int, error) { return u.store.DeleteOrphanRuns(ctx, retainPage) })
+}
+
+// retain deletes runs older than the configuration keeps.
 func (u *upkeep) retain(ctx context.Context) error {
-	if err := u.drain(ctx, func() (int, error) { return u.store.DeleteOrphanRuns(ctx, retainPage) }); err != nil {
-		return err
-	}
 	days := u.Config.RunsRetentionDays
 	if days <= 0 {
 		return nil
@@ -145,6 +156,7 @@ func (u *upkeep) retain(ctx context.Context) error {
 	return u.drain(ctx, func() (int, error) { return u.store.DeleteOldRuns(ctx, before, retainPage) })
 }
 
+// drain deletes page after page until one is not full.
 func (u *upkeep) drain(ctx context.Context, page func() (int, error)) error {
 	for {
 		n, err := page()
