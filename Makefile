@@ -76,5 +76,31 @@ soak-short: postgres ## nothing lost, nothing twice, while servers and database 
 soak: postgres ## the same with SOAK_RUNS runs per test
 	$(SOAK)=$(SOAK_RUNS) -timeout 2h
 
+# The benchmarks and the table of what they found: measured, goal, reference.
+# $(1) is the number of runs of history, $(2) that of iterations, $(3) that of
+# submitted runs till RUNNING, $(4) that of executed runs in the memory's test.
+# Timings do not fail: they depend on what else the machine does. Plans do: a
+# list or lookup that scans the table of runs fails here and in `make test`.
+define BENCH
+	@mkdir -p $(BIN); rm -f $(BENCH_RESULTS)
+	$(GO) test ./state -run '^($(PLAN_TESTS))$$' -count 1
+	$(BENCH_GO) ./state -bench '^BenchmarkARALookup$$' -benchtime $(2)x
+	$(BENCH_GO) . -bench '^BenchmarkHistory$$' -benchtime $(2)x
+	$(BENCH_GO) . -bench '^BenchmarkToRunning$$' -benchtime $(3)x
+	$(BENCH_GO) . -bench '^BenchmarkMemory$$' -benchtime 1x -bench.executed $(4)
+	@.ci/bench-table $(1) <$(BENCH_RESULTS)
+endef
+PLAN_TESTS = $(shell sed -n 's/^func \(Test[A-Za-z]*\).*/\1/p' state/plans*_test.go | paste -sd '|')
+BENCH_RESULTS := $(CURDIR)/$(BIN)/bench-results
+BENCH_GO = FLOTILLA_BENCH_RUNS=$(1) FLOTILLA_BENCH_RESULTS=$(BENCH_RESULTS) $(GO) test -run '^$$' -timeout 1h
+
+.PHONY: bench-short
+bench-short: postgres ## the plans of all lists and lookups, and small benchmarks: BENCH_ROWS_SHORT runs of history
+	$(call BENCH,$(BENCH_ROWS_SHORT),5,20,300)
+
+.PHONY: bench
+bench: postgres ## the same in full: BENCH_ROWS runs of history, 10,000 executed
+	$(call BENCH,$(BENCH_ROWS),50,200,10000)
+
 .PHONY: verify
 verify: lint test fuzz soak-short bench-short ## all of the above, a short soak and the benchmarks once: what CI runs

@@ -12,9 +12,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -29,23 +29,35 @@ import (
 // restart included.
 const recovery = 60 * time.Second
 
-// built is whether faultyProgram was ever asked for.
-var built atomic.Bool
+// These build the program where a test asks for it, once for all tests:
+// with its fault points, and as users have it.
+var (
+	faultyProgram = sync.OnceValues(func() (string, error) { return buildProgram("-tags", "faultpoints") })
+	plainProgram  = sync.OnceValues(func() (string, error) { return buildProgram() })
+)
 
-// faultyProgram builds the program with its fault points, once for all tests.
-var faultyProgram = sync.OnceValues(func() (string, error) {
-	built.Store(true)
-	dir, err := os.MkdirTemp("", "flotilla-faulty-")
+// builds are the folders with programs in them, for the end of the tests.
+var builds struct {
+	sync.Mutex
+	folders []string
+}
+
+func buildProgram(flags ...string) (string, error) {
+	dir, err := os.MkdirTemp("", "flotilla-program-")
 	if err != nil {
 		return "", err
 	}
+	builds.Lock()
+	builds.folders = append(builds.folders, dir)
+	builds.Unlock()
 	path := filepath.Join(dir, "flotilla-os")
-	out, err := exec.Command("go", "build", "-tags", "faultpoints", "-o", path, ".").CombinedOutput()
+	args := slices.Concat([]string{"build"}, flags, []string{"-o", path, "."})
+	out, err := exec.Command("go", args...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("building the program: %w\n%s", err, out)
 	}
 	return path, nil
-})
+}
 
 // installation is a database and a data folder, and the servers that come and
 // go on them.
@@ -59,12 +71,18 @@ type installation struct {
 	env     []string
 }
 
-// newInstallation prepares an installation of one local cluster. env holds
-// further NAME=value pairs for every server of it.
+// newInstallation prepares an installation of one local cluster whose servers
+// have fault points. env holds further NAME=value pairs for every server of it.
 func newInstallation(t testing.TB, dbURL string, env ...string) *installation {
 	t.Helper()
 	program, err := faultyProgram()
 	require.NoError(t, err)
+	return install(t, program, dbURL, env)
+}
+
+// install prepares an installation of a build of the program.
+func install(t testing.TB, program, dbURL string, env []string) *installation {
+	t.Helper()
 	db, err := sql.Open("postgres", dbURL)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = db.Close() })

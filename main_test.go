@@ -3,7 +3,6 @@ package main
 import (
 	"net/http"
 	"os"
-	"path/filepath"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -22,10 +21,8 @@ type tidy struct{ tests goleak.TestingM }
 func (t tidy) Run() int {
 	code := t.tests.Run()
 	http.DefaultClient.CloseIdleConnections()
-	if built.Load() {
-		if program, err := faultyProgram(); err == nil {
-			_ = os.RemoveAll(filepath.Dir(program))
-		}
+	for _, folder := range builds.folders {
+		_ = os.RemoveAll(folder)
 	}
 	return code
 }

@@ -22,8 +22,9 @@ type Config struct {
 	DatabaseURL string `key:"database_url" mask:"url"`
 	// ReadonlyDatabaseURL serves the history lookups of ARA and of the lifecycle choice; empty means DatabaseURL.
 	ReadonlyDatabaseURL string `key:"readonly_database_url" mask:"url"`
-	// DatabaseMaxIdleConnections is kept open between requests.
-	DatabaseMaxIdleConnections int `key:"database_max_idle_connections" default:"10" min:"0" max:"10000"`
+	// DatabaseMaxIdleConnections are kept open between requests. As many as may be open: with fewer, a connection would be
+	// made anew for about every request of a burst, which takes longer than the request. Unused ones go after 5 minutes.
+	DatabaseMaxIdleConnections int `key:"database_max_idle_connections" default:"30" min:"0" max:"10000"`
 	// DatabaseMaxOpenConnections bounds what one server opens; it holds a few sessions beyond for locks and LISTEN.
 	DatabaseMaxOpenConnections int `key:"database_max_open_connections" default:"30" min:"2" max:"10000"`
 	// CreateDatabaseSchema has the migrations run at start.

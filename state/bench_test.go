@@ -4,8 +4,8 @@ import (
 	"context"
 	"crypto/md5"
 	"encoding/hex"
+	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strconv"
 	"testing"
@@ -20,25 +20,8 @@ import (
 	"github.com/stitchfix/flotilla-os/state/statetest"
 )
 
-// benchRunsVariable names how many runs the benchmarks have as history. The
-// default is quick to make; `make bench` uses a million.
-const (
-	benchRunsVariable = "FLOTILLA_BENCH_RUNS"
-	defaultBenchRuns  = 20_000
-	// fewRuns is the history that a large one is compared with.
-	fewRuns = 10_000
-)
-
-func benchRuns(b *testing.B) int {
-	b.Helper()
-	text := os.Getenv(benchRunsVariable)
-	if text == "" {
-		return defaultBenchRuns
-	}
-	n, err := strconv.Atoi(text)
-	require.NoError(b, err, benchRunsVariable)
-	return n
-}
+// fewRuns is the history that a large one is compared with.
+const fewRuns = 10_000
 
 // benchHistory is a Manager of a database with n runs.
 func benchHistory(b *testing.B, n int) (*state.Manager, *sqlx.DB) {
@@ -94,7 +77,7 @@ func BenchmarkARALookup(b *testing.B) {
 			return err
 		})
 	})
-	m, db := benchHistory(b, benchRuns(b))
+	m, db := benchHistory(b, statetest.BenchRuns(b))
 	ensureKilled(b, db, hash)
 	b.Run("many runs", func(b *testing.B) {
 		many = median(b, func(ctx context.Context) error {
@@ -102,12 +85,41 @@ func BenchmarkARALookup(b *testing.B) {
 			return err
 		})
 		b.ReportMetric(float64(many)/float64(few), "many/few")
+		reportLookup(b, few, many)
 	})
 	b.Run("old query, many runs", func(b *testing.B) {
 		old := benchOldLookup(b, db, hash)
 		b.ReportMetric(float64(old)/float64(many), "old/new")
+		pgtest.Result{
+			What:     fmt.Sprintf("the lookup of before, %d runs", statetest.BenchRuns(b)),
+			Measured: ms(old), Reference: fmt.Sprintf("%.0f times the lookup", float64(old)/float64(many)),
+		}.Report(b)
 	})
 }
+
+// What the lookup may take at the median, and with many runs by what it takes
+// with few.
+const (
+	mostLookup      = time.Millisecond
+	mostLookupRatio = 3.0
+)
+
+func reportLookup(b *testing.B, few, many time.Duration) {
+	b.Helper()
+	ratio := float64(many) / float64(few)
+	pgtest.Result{
+		What:     fmt.Sprintf("ARA's lookup, %d runs", statetest.BenchRuns(b)),
+		Measured: ms(many), Goal: "< " + ms(mostLookup), Missed: many >= mostLookup,
+		Reference: fmt.Sprintf("%d runs: %s", fewRuns, ms(few)),
+	}.Report(b)
+	pgtest.Result{
+		What: "ARA's lookup, many runs by few", Measured: fmt.Sprintf("%.1f", ratio),
+		Goal: fmt.Sprintf("<= %.1f", mostLookupRatio), Missed: ratio > mostLookupRatio,
+	}.Report(b)
+}
+
+// ms is a time for people.
+func ms(d time.Duration) string { return fmt.Sprintf("%.2f ms", float64(d.Microseconds())/1000) }
 
 // ensureKilled gives the command more kills than the lookup reads.
 func ensureKilled(b *testing.B, db *sqlx.DB, hash string) {
@@ -142,7 +154,7 @@ func benchOldLookup(b *testing.B, db *sqlx.DB, hash string) time.Duration {
 
 // BenchmarkFirstPages reads first pages of history as users ask for them.
 func BenchmarkFirstPages(b *testing.B) {
-	m, _ := benchHistory(b, benchRuns(b))
+	m, _ := benchHistory(b, statetest.BenchRuns(b))
 	since := func(age time.Duration) []string {
 		return []string{time.Now().Add(-age).UTC().Format(time.RFC3339)}
 	}

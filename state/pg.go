@@ -22,7 +22,8 @@ type ManagerConfig struct {
 	// ReadonlyURL serves the history lookups of ARA and of the lifecycle
 	// choice; empty means URL.
 	ReadonlyURL string
-	// MaxOpen and MaxIdle bound each pool of connections; 0 means 30 and 10.
+	// MaxOpen and MaxIdle bound each pool of connections; 0 means 30
+	// each.
 	MaxOpen, MaxIdle int
 	// Logger is required.
 	Logger *slog.Logger
@@ -58,7 +59,7 @@ type Manager struct {
 // Bounds of a pool where the configuration gives none.
 const (
 	defaultMaxOpen = 30
-	defaultMaxIdle = 10
+	defaultMaxIdle = 30
 )
 
 // NewManager opens the pools. It does not connect: see Check.
