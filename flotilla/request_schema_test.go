@@ -29,15 +29,16 @@ func requestSchema(t testing.TB, d document, route flotilla.Route) (properties m
 		}
 		parts, _ := schema["allOf"].([]any)
 		for _, part := range parts {
-			collect(part.(map[string]any))
+			collect(asObject(part))
 		}
 		members, _ := schema["properties"].(map[string]any)
 		for name, property := range members {
-			properties[name] = resolved(d, property.(map[string]any))
+			properties[name] = resolved(d, asObject(property))
 		}
 		names, _ := schema["required"].([]any)
 		for _, name := range names {
-			required = append(required, name.(string))
+			text, _ := name.(string)
+			required = append(required, text)
 		}
 	}
 	collect(schema)
