@@ -3,6 +3,7 @@
 package kubetest
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"os"
@@ -19,8 +20,14 @@ import (
 	"github.com/stitchfix/flotilla-os/config"
 )
 
-// cleanupTimeout bounds what is done after a test.
-const cleanupTimeout = 30 * time.Second
+// Timeout bounds one request to the cluster, and what is done after a test.
+const Timeout = 30 * time.Second
+
+// defaultImage has bash and coreutils, and is found where test clusters serve images.
+const defaultImage = "127.0.0.1:5055/flotilla-test:latest"
+
+// Image is what test runs execute in: $KUBE_TEST_IMAGE, which has to have bash.
+func Image() string { return cmp.Or(os.Getenv("KUBE_TEST_IMAGE"), defaultImage) }
 
 // Kubeconfig is $KUBECONFIG; the test fails where it is not set.
 func Kubeconfig(t testing.TB) string {
@@ -63,7 +70,7 @@ func Namespace(t testing.TB, cluster *kube.Cluster) string {
 	}, metav1.CreateOptions{})
 	require.NoError(t, err)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), Timeout)
 		defer cancel()
 		if err := namespaces.Delete(ctx, made.Name, metav1.DeleteOptions{}); err != nil {
 			t.Errorf("delete namespace %s: %v", made.Name, err)
