@@ -47,6 +47,7 @@ type program struct {
 	notifier   *state.Notifier
 	clusters   *engine.Clusters
 	local      *local.Engine
+	kube       *kubeClusters
 	services   productServices
 	server     *http.Server
 	supervisor *worker.Supervisor
@@ -145,6 +146,9 @@ func (p *program) openClusters() error {
 			return err
 		}
 	}
+	if p.kube, err = p.newKubeClusters(sizer); err != nil {
+		return err
+	}
 	p.clusters, err = engine.NewClusters(engine.ClustersConfig{
 		Known: func(ctx context.Context) ([]state.Cluster, error) { return p.services.clusters.Known(ctx) },
 		Open:  p.openEngine, Logger: p.logger,
@@ -178,14 +182,6 @@ func configuredClusters(cfg config.Config) []state.Cluster {
 		})
 	}
 	return clusters
-}
-
-// openEngine makes the engine of a cluster, by its driver.
-func (p *program) openEngine(_ context.Context, cluster state.Cluster) (engine.Engine, error) {
-	if cluster.Driver == state.DriverLocal && p.local != nil && cluster.Name == p.cfg.Local.ClusterName {
-		return p.local, nil
-	}
-	return nil, engine.NotNow{Reason: fmt.Sprintf("this server has no driver for cluster %s", cluster.Name)}
 }
 
 // buildServer makes the HTTP server of the API.
@@ -238,6 +234,7 @@ func (p *program) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return p.notifier.Run(ctx) })
 	group.Go(func() error { return p.supervisor.Run(ctx) })
+	group.Go(func() error { return p.expireLogs(ctx) })
 	if p.cfg.CreateDatabaseSchema {
 		group.Go(func() error { return p.buildIndexes(ctx) })
 	}
@@ -281,6 +278,9 @@ func (p *program) close(ctx context.Context) {
 	var errs []error
 	if p.services.executions != nil {
 		errs = append(errs, p.services.executions.Close(ctx))
+	}
+	if p.kube != nil {
+		p.kube.close()
 	}
 	if p.manager != nil {
 		errs = append(errs, p.manager.Close())

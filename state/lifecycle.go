@@ -36,6 +36,13 @@ type RunUpdate struct {
 	MaxMemoryUsed *int64    `db:"max_memory_used"` // MB
 	MaxCPUUsed    *int64    `db:"max_cpu_used"`    // millicores
 	PodEvents     PodEvents `db:"pod_events"`
+	// What the cluster gave the run, where it says so after the acceptance: a
+	// run whose submission was cut off is known by its Job alone. Memory in MB,
+	// cpu in millicores.
+	Memory      *int64 `db:"memory"`
+	MemoryLimit *int64 `db:"memory_limit"`
+	CPU         *int64 `db:"cpu"`
+	CPULimit    *int64 `db:"cpu_limit"`
 }
 
 // ClaimRequest asks for queued runs of one cluster.

@@ -20,7 +20,11 @@ const seenSQL = `started_at = ` + startedSQL + `,
 		namespace = COALESCE(:namespace, namespace),
 		max_memory_used = GREATEST(max_memory_used, :max_memory_used),
 		max_cpu_used = GREATEST(max_cpu_used, :max_cpu_used),
-		pod_events = COALESCE(CAST(:pod_events AS jsonb), pod_events)`
+		pod_events = COALESCE(CAST(:pod_events AS jsonb), pod_events),
+		memory = COALESCE(:memory, memory),
+		memory_limit = COALESCE(:memory_limit, memory_limit),
+		cpu = COALESCE(:cpu, cpu),
+		cpu_limit = COALESCE(:cpu_limit, cpu_limit)`
 
 // sameAttemptSQL lets through what was seen of the present attempt only.
 const sameAttemptSQL = `GREATEST(COALESCE(attempt_count, 1), 1) = :attempt`

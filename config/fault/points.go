@@ -27,6 +27,10 @@ const (
 	DeadlineCommitted    Name = "deadline_committed"
 )
 
+// JobCreated is the point of the Kubernetes engine: the Job exists, the run's acceptance is not committed
+// (docs/kubernetes-status.md). The tests of the other points have no cluster, so that Names does not list it.
+const JobCreated Name = "job_created"
+
 // The points of the shim that executes a run of a local cluster.
 const (
 	ShimLocked          Name = "shim_locked"

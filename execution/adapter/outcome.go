@@ -1,0 +1,206 @@
+package adapter
+
+import (
+	"fmt"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/stitchfix/flotilla-os/state"
+)
+
+// silentNode is how long after its grace period a pod that was told to end counts as lost: nobody on its node answers.
+const silentNode = time.Minute
+
+// settle is how long the watch of pods may lag behind that of Jobs.
+const settle = 5 * time.Second
+
+// Sighting is all that is known of one attempt at one moment.
+type Sighting struct {
+	// Job is nil where it was never seen.
+	Job *batchv1.Job
+	// JobGone says that the Job was removed; Job is what it was last.
+	JobGone bool
+	// Pod is the attempt's newest pod, nil where none was ever seen.
+	Pod *corev1.Pod
+	// PodGone says that the pod was removed; Pod is what it was last.
+	PodGone bool
+	// Asked says that we had it deleted, after its run was stopped.
+	Asked bool
+	// Container is the name of the run's container; others may have been injected.
+	Container string
+	// PullDeadline bounds the time from a pod's arrival on its node to its container's start.
+	PullDeadline time.Duration
+	Now          time.Time
+}
+
+// Outcome is what a Sighting means for the run.
+type Outcome struct {
+	// Status is where the attempt stands; empty where it cannot be told yet, or no longer matters.
+	Status state.Status
+	Update state.RunUpdate
+	// Remove says that the attempt is over while something of it may still live: delete the Job and its pod.
+	Remove bool
+	// Again is when to look again even if nothing happens; 0 for never.
+	Again time.Duration
+}
+
+// Classify decides where an attempt stands. docs/kubernetes-status.md is the same as a table. In this order:
+//
+//   - A pod that has ended says how (ended): its container's own code, or that the cluster took it away.
+//   - A Job that has ended without a pod to say how: complete is success; failed is a failure of the cluster where we
+//     saw the pod go, and of unknown code else, because what may have been the user's own failure is never retried.
+//   - A pod or Job that was removed before its end, and not by us, is a failure of the cluster.
+//   - A pod that waits for its container is PENDING until the wait can have no end (waiting).
+//
+// It is a pure function. Failures of the cluster are NEEDS_RETRY; their codes are not the command's and not recorded.
+func Classify(s Sighting) Outcome {
+	if s.Pod == nil {
+		return s.withoutPod()
+	}
+	o := s.withPod()
+	if o.Status != "" {
+		o.Update.PodName, o.Update.Namespace = filled(s.Pod.Name), filled(s.Pod.Namespace)
+		o.Update.InstanceDNS = filled(s.Pod.Spec.NodeName)
+	}
+	return o
+}
+
+func (s Sighting) withPod() Outcome {
+	pod := s.Pod
+	ended := pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded
+	switch {
+	case ended:
+		return s.ended()
+	case s.PodGone:
+		return s.removed()
+	case s.jobFailed(batchv1.JobReasonDeadlineExceeded):
+		return s.deadline()
+	case pod.DeletionTimestamp != nil:
+		return s.ending()
+	}
+	if c := s.container(); c != nil && c.State.Running != nil {
+		return Outcome{Status: state.StatusRunning, Update: state.RunUpdate{StartedAt: timeOf(c.State.Running.StartedAt)}}
+	} else if c != nil && c.State.Terminated != nil {
+		// The pod's phase follows, and says whether it was the container's own end.
+		return Outcome{Status: state.StatusRunning, Update: state.RunUpdate{StartedAt: timeOf(c.State.Terminated.StartedAt)}}
+	}
+	return s.waiting()
+}
+
+// withoutPod goes by the Job alone.
+func (s Sighting) withoutPod() Outcome {
+	switch {
+	case s.Job == nil:
+		return Outcome{}
+	case s.jobComplete():
+		if wait := s.untilSettled(); wait > 0 {
+			return Outcome{Again: wait}
+		}
+		return Outcome{Status: state.StatusStopped, Update: state.RunUpdate{
+			ExitCode: new(int64(0)), ExitReason: new(fmt.Sprintf("Job %s Exited Successfully", s.Job.Name)),
+			FinishedAt: s.jobEnd(),
+		}}
+	case s.jobFailed(batchv1.JobReasonDeadlineExceeded):
+		return s.deadline()
+	case s.jobFailed(""):
+		if wait := s.untilSettled(); wait > 0 {
+			return Outcome{Again: wait}
+		}
+		return Outcome{Status: state.StatusStopped, Update: state.RunUpdate{
+			ExitReason: new("The Job failed, and its pod is gone: the exit code is not known."), FinishedAt: s.jobEnd(),
+		}}
+	case s.JobGone:
+		return s.removed()
+	}
+	return Outcome{Status: state.StatusPending}
+}
+
+// removed is the end of what was taken out of the cluster before its own end, not by us.
+func (s Sighting) removed() Outcome {
+	what := "pod"
+	if s.JobGone {
+		what = "Job"
+	}
+	return s.lostToCluster(fmt.Sprintf("The %s was deleted from the cluster.", what))
+}
+
+// ending is a pod that was told to end and has not yet.
+func (s Sighting) ending() Outcome {
+	silent := s.Now.Sub(s.Pod.DeletionTimestamp.Time)
+	if silent >= silentNode {
+		return s.lostToCluster(fmt.Sprintf("The pod was told to end, and its node %s does not answer.", s.Pod.Spec.NodeName))
+	}
+	return Outcome{Again: silentNode - silent}
+}
+
+// lostToCluster is a failure of the infrastructure: another attempt is made, unless it was we who took it away: then the
+// run is STOPPED already, with its code and reason.
+func (s Sighting) lostToCluster(reason string) Outcome {
+	if s.Asked {
+		return Outcome{Status: state.StatusStopped}
+	}
+	o := Outcome{Status: state.StatusNeedsRetry, Update: state.RunUpdate{ExitReason: &reason}, Remove: !s.JobGone}
+	if t := s.terminated(); t != nil {
+		o.Update.StartedAt = timeOf(t.StartedAt)
+	}
+	return o
+}
+
+func (s Sighting) deadline() Outcome {
+	o := Outcome{Status: state.StatusStopped, Remove: true, Update: state.RunUpdate{
+		ExitCode: new(state.ExitCodeDeadline), ExitReason: new(reasonDeadline),
+	}}
+	if t := s.terminated(); t != nil {
+		o.Update.StartedAt, o.Update.FinishedAt = timeOf(t.StartedAt), timeOf(t.FinishedAt)
+	}
+	return o
+}
+
+// reasonDeadline is Kubernetes' word, and what it means.
+const reasonDeadline = batchv1.JobReasonDeadlineExceeded + ": the run was active for longer than its deadline allows."
+
+func (s Sighting) jobComplete() bool {
+	return s.Job != nil && jobCondition(s.Job, batchv1.JobComplete) != nil
+}
+
+// jobFailed is whether the Job failed for that reason; "" is any.
+func (s Sighting) jobFailed(reason string) bool {
+	if s.Job == nil {
+		return false
+	}
+	c := jobCondition(s.Job, batchv1.JobFailed)
+	return c != nil && (reason == "" || c.Reason == reason)
+}
+
+// JobEnded is whether a Job has finished, well or not.
+func JobEnded(job *batchv1.Job) bool {
+	return jobCondition(job, batchv1.JobComplete) != nil || jobCondition(job, batchv1.JobFailed) != nil
+}
+
+// untilSettled is how much longer the Job's pod may still come into sight.
+func (s Sighting) untilSettled() time.Duration {
+	if end := s.jobEnd(); end != nil && !s.JobGone {
+		return settle - s.Now.Sub(*end)
+	}
+	return 0
+}
+
+func (s Sighting) jobEnd() *time.Time {
+	for _, kind := range []batchv1.JobConditionType{batchv1.JobComplete, batchv1.JobFailed} {
+		if c := jobCondition(s.Job, kind); c != nil {
+			return timeOf(c.LastTransitionTime)
+		}
+	}
+	return nil
+}
+
+func jobCondition(job *batchv1.Job, kind batchv1.JobConditionType) *batchv1.JobCondition {
+	for i := range job.Status.Conditions {
+		if c := &job.Status.Conditions[i]; c.Type == kind && c.Status == corev1.ConditionTrue {
+			return c
+		}
+	}
+	return nil
+}

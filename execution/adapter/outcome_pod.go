@@ -1,0 +1,219 @@
+package adapter
+
+import (
+	"fmt"
+	"regexp"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/stitchfix/flotilla-os/state"
+)
+
+// Kubernetes' words for how a container stands; it has no constants for them that others may use.
+const (
+	reasonImagePullBackOff  = "ImagePullBackOff"
+	reasonInvalidImageName  = "InvalidImageName"
+	reasonNeverPull         = "ErrImageNeverPull"
+	reasonConfigError       = "CreateContainerConfigError"
+	reasonCreateError       = "CreateContainerError"
+	reasonRunError          = "RunContainerError"
+	reasonStatusUnknown     = "ContainerStatusUnknown"
+	reasonPodDeadline       = "DeadlineExceeded"
+	reasonDeletedContainers = "The pod was deleted from the cluster."
+)
+
+// ended is a pod whose phase is Succeeded or Failed. A memory kill is one whatever else happened to the pod. What the
+// cluster did to the pod counts only where it came before the container's own end.
+func (s Sighting) ended() Outcome {
+	pod, end := s.Pod, s.terminated()
+	switch {
+	case end != nil && end.Reason == state.ReasonOOMKilled && end.ExitCode != 0:
+		return stopped(end, int64(end.ExitCode), state.ReasonOOMKilled)
+	case pod.Status.Reason == reasonPodDeadline:
+		return s.deadline()
+	case pod.Status.Phase == corev1.PodSucceeded:
+		return s.success(end)
+	case pod.Status.Reason != "": // Evicted, Preempting, OutOfcpu, UnexpectedAdmissionError, NodeLost, …
+		return s.lostToCluster(worded(pod.Status.Reason, pod.Status.Message))
+	case end == nil:
+		return s.lostToCluster(s.disruption("The pod ended before its container started."))
+	case end.Reason == reasonStatusUnknown:
+		return s.lostToCluster(s.disruption(worded(end.Reason, end.Message)))
+	case end.ExitCode == 0: // another container of the pod failed
+		return s.success(end)
+	case s.disrupted(end):
+		return s.lostToCluster(s.disruption(reasonDeletedContainers))
+	}
+	return stopped(end, int64(end.ExitCode), worded(end.Reason, end.Message))
+}
+
+func (s Sighting) success(end *corev1.ContainerStateTerminated) Outcome {
+	reason := fmt.Sprintf("Pod %s Exited Successfully", s.Pod.Name)
+	if end == nil {
+		return Outcome{Status: state.StatusStopped, Update: state.RunUpdate{ExitCode: new(int64(0)), ExitReason: &reason}}
+	}
+	if end.Reason == state.ReasonOOMKilled {
+		reason += "; a child process was OOMKilled"
+	}
+	return stopped(end, 0, reason)
+}
+
+// stopped is the container's own end.
+func stopped(end *corev1.ContainerStateTerminated, code int64, reason string) Outcome {
+	return Outcome{Status: state.StatusStopped, Update: state.RunUpdate{
+		ExitCode: &code, ExitReason: &reason,
+		StartedAt: timeOf(end.StartedAt), FinishedAt: timeOf(end.FinishedAt),
+	}}
+}
+
+// disrupted is whether the pod was told to end before its container did, by the cluster or by a deletion. Times are
+// whole seconds; in doubt it was the cluster: a code that is the command's own comes back with the next attempt.
+func (s Sighting) disrupted(end *corev1.ContainerStateTerminated) bool {
+	if at := s.deletionAsked(); at != nil && !end.FinishedAt.Time.Before(*at) {
+		return true
+	}
+	c := s.disruptionTarget()
+	return c != nil && !end.FinishedAt.Time.Before(c.LastTransitionTime.Time)
+}
+
+// deletionAsked is when the deletion was: a pod's deletionTimestamp is when its grace ends.
+func (s Sighting) deletionAsked() *time.Time {
+	at := s.Pod.DeletionTimestamp
+	if at == nil {
+		return nil
+	}
+	asked := at.Time
+	if grace := s.Pod.DeletionGracePeriodSeconds; grace != nil {
+		asked = asked.Add(-time.Duration(*grace) * time.Second)
+	}
+	return &asked
+}
+
+func (s Sighting) disruptionTarget() *corev1.PodCondition {
+	return podCondition(s.Pod, corev1.DisruptionTarget, corev1.ConditionTrue)
+}
+
+// disruption is what the cluster says of the disruption, or the other text.
+func (s Sighting) disruption(other string) string {
+	if c := s.disruptionTarget(); c != nil {
+		return worded(c.Reason, c.Message)
+	}
+	return other
+}
+
+// waiting is a pod whose container has not started.
+func (s Sighting) waiting() Outcome {
+	scheduled := podCondition(s.Pod, corev1.PodScheduled, corev1.ConditionTrue)
+	if scheduled == nil {
+		return Outcome{Status: state.StatusPending, Update: state.RunUpdate{StatusReason: s.unschedulable()}}
+	}
+	var why corev1.ContainerStateWaiting
+	if c := s.container(); c != nil && c.State.Waiting != nil {
+		why = *c.State.Waiting
+	}
+	text := worded(why.Reason, why.Message)
+	left := s.PullDeadline - s.Now.Sub(scheduled.LastTransitionTime.Time)
+	switch {
+	case why.Reason == reasonInvalidImageName, why.Reason == reasonNeverPull,
+		why.Reason == reasonImagePullBackOff && wrongImage(why.Message):
+		return neverStarted(text)
+	case left > 0:
+		o := Outcome{Status: state.StatusPending, Again: left}
+		if why.Message != "" {
+			o.Update.StatusReason = &text
+		}
+		return o
+	case why.Reason == reasonConfigError, why.Reason == reasonCreateError, why.Reason == reasonRunError:
+		return neverStarted(text)
+	case text == "":
+		text = "nothing is known of its container"
+	}
+	return s.lostToCluster(fmt.Sprintf("The container did not start within %s: %s", s.PullDeadline, text))
+}
+
+// neverStarted is a run that no cluster could start.
+func neverStarted(reason string) Outcome {
+	return Outcome{Status: state.StatusStopped, Remove: true, Update: state.RunUpdate{
+		ExitCode: new(state.ExitCodeNeverStarted), ExitReason: &reason,
+	}}
+}
+
+// grpcCode finds the code in a gRPC error as grpc prints it, which is how a container runtime's errors reach a pod's
+// status.
+var grpcCode = regexp.MustCompile(`\bcode = ([A-Za-z]+)\b`)
+
+// wrongImage is whether the registry answered that there is no such image. All else, such as a registry that does not
+// answer or wants another password, may pass.
+func wrongImage(message string) bool {
+	found := grpcCode.FindStringSubmatch(message)
+	return found != nil && (found[1] == "NotFound" || found[1] == "InvalidArgument")
+}
+
+// unschedulable is why the pod has no node, nil where nobody said.
+func (s Sighting) unschedulable() *string {
+	if c := podCondition(s.Pod, corev1.PodScheduled, corev1.ConditionFalse); c != nil && c.Message != "" {
+		return new(worded(c.Reason, c.Message))
+	}
+	return nil
+}
+
+// container is the state of the run's container.
+func (s Sighting) container() *corev1.ContainerStatus {
+	all := s.Pod.Status.ContainerStatuses
+	for i := range all {
+		if all[i].Name == s.Container {
+			return &all[i]
+		}
+	}
+	if len(all) == 1 {
+		return &all[0]
+	}
+	return nil
+}
+
+func (s Sighting) terminated() *corev1.ContainerStateTerminated {
+	if s.Pod == nil {
+		return nil
+	}
+	if c := s.container(); c != nil {
+		return c.State.Terminated
+	}
+	return nil
+}
+
+func podCondition(pod *corev1.Pod, kind corev1.PodConditionType, status corev1.ConditionStatus) *corev1.PodCondition {
+	for i := range pod.Status.Conditions {
+		if c := &pod.Status.Conditions[i]; c.Type == kind && c.Status == status {
+			return c
+		}
+	}
+	return nil
+}
+
+// worded joins Kubernetes' one word and its sentence.
+func worded(reason, message string) string {
+	switch {
+	case message == "":
+		return reason
+	case reason == "":
+		return message
+	}
+	return reason + ": " + message
+}
+
+// timeOf is nil for no time, and for the epoch, which stands for "never" in a container that could not start.
+func timeOf(t metav1.Time) *time.Time {
+	if t.IsZero() || t.Unix() <= 0 {
+		return nil
+	}
+	return new(t.UTC())
+}
+
+func filled(text string) *string {
+	if text == "" {
+		return nil
+	}
+	return &text
+}
