@@ -2,8 +2,11 @@ package kubernetes
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/stitchfix/flotilla-os/execution/adapter"
 	"github.com/stitchfix/flotilla-os/execution/engine"
@@ -31,6 +34,9 @@ func (f *follower) report(ctx context.Context, job string) error {
 	if o.Status == "" {
 		return nil
 	}
+	if o.Status == state.StatusPending {
+		o.Update.StatusReason = f.whyPending(&a, o.Update.StatusReason)
+	}
 	if o.Status == state.StatusPending && a.told.status == "" && a.seen != nil {
 		if wait := firstSight - now.Sub(a.seen.CreationTimestamp.Time); wait > 0 && wait <= firstSight {
 			f.reports.AddAfter(job, wait)
@@ -38,6 +44,25 @@ func (f *follower) report(ctx context.Context, job string) error {
 		}
 	}
 	return f.tell(ctx, a, o)
+}
+
+// whyPending is why the attempt waits: what its pod says, else why it has none. A reason that no longer holds is
+// cleared.
+func (f *follower) whyPending(a *attempt, pods *string) *string {
+	if pods != nil {
+		return pods
+	}
+	if a.pod == nil {
+		for _, e := range slices.Backward(a.events.list) {
+			if e.SourceObject == a.job && e.EventType == corev1.EventTypeWarning {
+				return new(e.Reason + ": " + e.Message)
+			}
+		}
+	}
+	if a.told.statusReason != "" {
+		return new("")
+	}
+	return nil
 }
 
 // tell makes the observation, unless it was made before.

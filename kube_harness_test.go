@@ -1,0 +1,194 @@
+//go:build kube
+
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/stitchfix/flotilla-os/clients/kube"
+	"github.com/stitchfix/flotilla-os/clients/kube/kubetest"
+	"github.com/stitchfix/flotilla-os/state"
+	"github.com/stitchfix/flotilla-os/state/statetest"
+)
+
+const (
+	// kubeImage is a minimal Debian in the test cluster's own registry.
+	kubeImage = "127.0.0.1:5055/flotilla-test:latest"
+	// kubePatience bounds every wait for the cluster.
+	kubePatience = 3 * time.Minute
+	kubePoll     = 50 * time.Millisecond
+)
+
+// kubeInstallation is a server of the real program, with a database and a namespace of its own.
+type kubeInstallation struct {
+	*installation
+	*server
+	cluster   *kube.Cluster
+	name      string // of the cluster
+	namespace string
+}
+
+// newKube prepares a database and a namespace; no server runs yet.
+func newKube(t *testing.T, env ...string) *kubeInstallation {
+	t.Helper()
+	k := &kubeInstallation{cluster: kubetest.Open(t), name: kubetest.ContextName(t)}
+	k.namespace = kubetest.Namespace(t, k.cluster)
+	k.installation = newInstallation(t, statetest.NewURL(t), append([]string{
+		"KUBECONFIG=" + kubetest.Kubeconfig(t), "EKS_CLUSTERS=" + k.name, "EKS_CLUSTER_DEFAULT=" + k.name,
+		"EKS_JOB_NAMESPACE=" + k.namespace, "LOCAL_ENABLED=false", "LOCAL_CLUSTER_NAME=none",
+		"TERMINATE_GRACE_SECONDS=2", "ARA_ENABLED=true",
+	}, env...)...)
+	return k
+}
+
+// startKube starts a server on all that.
+func startKube(t *testing.T, env ...string) *kubeInstallation {
+	t.Helper()
+	k := newKube(t, env...)
+	k.server = k.installation.start("one")
+	require.NotEmpty(t, k.server.url, "the server does not listen")
+	return k
+}
+
+// run executes a command on the cluster, as a definition of its own; extra fields are of the launch.
+func (k *kubeInstallation) run(command string, extra ...object) string {
+	k.in.t.Helper()
+	return k.execute(k.defineImage(kubeImage, command, 512), extra...)
+}
+
+func (k *kubeInstallation) defineImage(image, command string, memory int) string {
+	k.in.t.Helper()
+	var made struct {
+		ID string `json:"definition_id"`
+	}
+	k.mustCall(http.MethodPost, "/task", object{
+		"alias": "kube-" + time.Now().Format("150405.000000000"), "image": image, "group_name": "kube", "command": command, "memory": memory, "cpu": 256,
+	}, &made)
+	return made.ID
+}
+
+func (k *kubeInstallation) execute(definition string, extra ...object) string {
+	k.in.t.Helper()
+	request := object{"run_tags": object{"owner_id": "kube"}, "cluster": k.name}
+	for _, e := range extra {
+		for name, value := range e {
+			request[name] = value
+		}
+	}
+	var run struct {
+		ID string `json:"run_id"`
+	}
+	k.mustCall(http.MethodPut, "/task/"+definition+"/execute", request, &run)
+	return run.ID
+}
+
+// kubeRun is what the API says of a run.
+type kubeRun struct {
+	Status        state.Status    `json:"status"`
+	StatusReason  string          `json:"status_reason"`
+	ExitCode      *int64          `json:"exit_code"`
+	ExitReason    string          `json:"exit_reason"`
+	Attempts      int64           `json:"attempt_count"`
+	Memory        int64           `json:"memory"`
+	MemoryLimit   int64           `json:"memory_limit"`
+	CPU           int64           `json:"cpu"`
+	CPULimit      int64           `json:"cpu_limit"`
+	PodName       string          `json:"pod_name"`
+	Namespace     string          `json:"namespace"`
+	MaxMemoryUsed int64           `json:"max_memory_used"`
+	MaxCPUUsed    int64           `json:"max_cpu_used"`
+	PodEvents     state.PodEvents `json:"pod_events"`
+	StartedAt     *time.Time      `json:"started_at"`
+	FinishedAt    *time.Time      `json:"finished_at"`
+	Instance      state.Instance  `json:"instance"`
+}
+
+func (k *kubeInstallation) get(id string) kubeRun {
+	k.in.t.Helper()
+	var run kubeRun
+	k.mustCall(http.MethodGet, "/history/"+id, nil, &run)
+	return run
+}
+
+// awaits polls a run until it is as wanted.
+func (k *kubeInstallation) awaits(id, what string, is func(kubeRun) bool) kubeRun {
+	k.in.t.Helper()
+	var run kubeRun
+	deadline := time.Now().Add(kubePatience)
+	tick := time.NewTicker(kubePoll)
+	defer tick.Stop()
+	for {
+		if run = k.get(id); is(run) {
+			return run
+		}
+		if time.Now().After(deadline) {
+			seen, _ := json.MarshalIndent(run, "", " ")
+			require.FailNow(k.in.t, "the run did not become "+what, "run %s: %s", id, seen)
+		}
+		select {
+		case <-k.in.t.Context().Done():
+			require.FailNow(k.in.t, "the test is over")
+		case <-tick.C:
+		}
+	}
+}
+
+func (k *kubeInstallation) awaitStatus(id string, status state.Status) kubeRun {
+	k.in.t.Helper()
+	return k.awaits(id, string(status), func(r kubeRun) bool { return r.Status == status })
+}
+
+// awaitStopped answers the run as it ended.
+func (k *kubeInstallation) awaitStopped(id string) kubeRun {
+	k.in.t.Helper()
+	return k.awaitStatus(id, state.StatusStopped)
+}
+
+// log is the run's whole log.
+func (k *kubeInstallation) log(id string) string {
+	k.in.t.Helper()
+	var text string
+	k.mustCall(http.MethodGet, "/"+id+"/logs?raw_text=true", nil, &text)
+	return text
+}
+
+// pods lists the pods of a run, all attempts'.
+func (k *kubeInstallation) pods(id string) []corev1.Pod {
+	k.in.t.Helper()
+	list, err := k.cluster.Client.CoreV1().Pods(k.namespace).List(k.in.t.Context(), metav1.ListOptions{LabelSelector: "flotilla-run-id=" + id})
+	require.NoError(k.in.t, err)
+	return list.Items
+}
+
+func codeOf(r kubeRun) any {
+	if r.ExitCode == nil {
+		return nil
+	}
+	return *r.ExitCode
+}
+
+
+// polled is the run's log, read page by page as clients do.
+func (k *kubeInstallation) polled(id string) string {
+	k.in.t.Helper()
+	var all, seen string
+	for {
+		var page struct {
+			Log      string `json:"log"`
+			LastSeen string `json:"last_seen"`
+		}
+		k.mustCall(http.MethodGet, "/"+id+"/logs?last_seen="+seen, nil, &page)
+		all += page.Log
+		if page.LastSeen == seen {
+			return all
+		}
+		seen = page.LastSeen
+	}
+}
