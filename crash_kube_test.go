@@ -65,7 +65,8 @@ func TestKubeServerKilled(t *testing.T) {
 func kubeCrashes() map[fault.Name]kubeCrash {
 	return map[fault.Name]kubeCrash{
 		fault.ClaimCommitted:    {command: hello, found: withoutJob(state.StatusQueued), ends: endedWith(0)},
-		fault.ExecutePrepared:   {command: hello, found: withJob(state.StatusQueued), ends: endedWith(0)},
+		fault.ExecutePrepared:   {command: hello, found: withoutJob(state.StatusQueued), ends: endedWith(0)},
+		fault.JobCreated:        {command: hello, found: withJob(state.StatusQueued), ends: endedWith(0)},
 		fault.PendingCommitted:  {command: hello + "; exit 3", found: withJob(state.StatusPending), ends: endedWith(3)},
 		fault.RunningCommitted:  {command: hello + "; sleep 5; exit 2", found: withJob(state.StatusRunning), ends: endedWith(2)},
 		fault.ExitSeen:          {command: hello, found: withJob(""), ends: endedWith(0)},

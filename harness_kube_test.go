@@ -192,9 +192,6 @@ func (s *kubeSite) awaitStatus(id string, status state.Status) row {
 	return s.awaitRow(id, string(status), func(r row) bool { return r.status == string(status) })
 }
 
-// kubePatience bounds waiting for pods on a machine that is busy with other tests.
-const kubePatience = 3 * time.Minute
-
 // logOf reads a run's whole log.
 func (s *kubeSite) logOf(server *server, run string) string {
 	s.t.Helper()

@@ -48,6 +48,7 @@ func (e *Engine) Execute(ctx context.Context, s engine.Submission) error {
 	if !accepted {
 		return e.takeBack(ctx, s.Run)
 	}
+	fault.Point(fault.PendingCommitted)
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/stitchfix/flotilla-os/config/fault"
 	"github.com/stitchfix/flotilla-os/execution/adapter"
 	"github.com/stitchfix/flotilla-os/execution/engine"
 	"github.com/stitchfix/flotilla-os/state"
@@ -80,6 +81,9 @@ func (f *follower) tell(ctx context.Context, a attempt, o adapter.Outcome) error
 	}
 	seen.Update.PodEvents = a.events.all(f.cfg.EKS.MaxPodEvents)
 	a.peak.into(&seen.Update)
+	if o.Status == state.StatusStopped {
+		fault.Point(fault.ExitSeen)
+	}
 	if err := f.observer.Observe(ctx, seen); err != nil {
 		if ctx.Err() == nil {
 			f.note("cannot record what a run does; trying again", err)
