@@ -183,6 +183,38 @@ func TestDevModeKeepsWhatItHasAndEndsByCtrlC(t *testing.T) {
 	}, recovery, 50*time.Millisecond, "the second start finds the run of the first")
 }
 
+// A dev mode that was killed leaves its Postgres and its runs behind; the next
+// start takes over both.
+func TestDevModeTakesOverWhatACrashLeft(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	removeHome(t, dir)
+	url, cmd, _ := devMode(t, dir)
+	var run state.Run
+	status, err := call(t.Context(), http.MethodPut, url+"/api/v6/task/alias/hello/execute",
+		object{"run_tags": object{"owner_id": "me"}, "command": "sleep 1; echo survived"}, &run)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, status)
+	require.NoError(t, cmd.Process.Kill())
+	require.Error(t, cmd.Wait())
+	left, err := postgres.RunningURL(filepath.Join(dir, ".flotilla"))
+	require.NoError(t, err, "the crash left its Postgres")
+
+	url, cmd, _ = devMode(t, dir)
+	now, err := postgres.RunningURL(filepath.Join(dir, ".flotilla"))
+	require.NoError(t, err)
+	assert.Equal(t, left, now, "it is used on")
+	require.Eventually(t, func() bool {
+		status, err := call(t.Context(), http.MethodGet, url+"/api/v6/history/"+run.RunID, nil, &run)
+		return err == nil && status == http.StatusOK && run.Status == state.StatusStopped
+	}, recovery, 50*time.Millisecond)
+	assert.EqualValues(t, 0, *run.ExitCode)
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	require.NoError(t, cmd.Wait())
+	_, err = postgres.RunningURL(filepath.Join(dir, ".flotilla"))
+	require.Error(t, err, "an adopted Postgres ends with us too")
+}
+
 func TestDemoTellsTheStory(t *testing.T) {
 	t.Parallel()
 	stdout, stderr, status := atShell(t, t.TempDir(), nil, "demo")

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/stretchr/testify/require"
 )
 
 // logWatch keeps what a server logs and lets tests wait for a line of it.
@@ -121,4 +123,17 @@ func (in *installation) killProcesses() {
 	for pid := range in.processes() {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
+}
+
+// stop ends the server as an operator does; it has 30 s (architecture.md,
+// Production).
+func (s *server) stop() {
+	s.in.t.Helper()
+	require.NoError(s.in.t, s.cmd.Process.Signal(syscall.SIGTERM))
+	select {
+	case <-s.exited:
+	case <-time.After(30 * time.Second):
+		require.FailNow(s.in.t, "the server did not end within 30 s of SIGTERM")
+	}
+	require.True(s.in.t, s.cmd.ProcessState.Success(), "the server ended by %v", s.cmd.ProcessState)
 }
