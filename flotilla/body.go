@@ -93,17 +93,30 @@ func decodeJSON(raw []byte, dst any) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &wrongType):
-		return wrongTypeError(wrongType)
+		return wrongTypeError(wrongType, reflect.TypeOf(dst).Elem())
 	}
 	return state.Malformedf("the request body is not valid JSON: %v", err)
 }
 
-func wrongTypeError(err *json.UnmarshalTypeError) error {
+func wrongTypeError(err *json.UnmarshalTypeError, body reflect.Type) error {
 	field := "the request body"
-	if err.Field != "" {
-		field = "the field " + clip(err.Field)
+	if path := sentPath(body, err.Field); path != "" {
+		field = "the field " + clip(path)
 	}
 	return state.Malformedf("%s must be %s, not %s", field, kindOf(err.Type), clip(described(err.Value)))
+}
+
+// sentPath is the path of a member as the client wrote it: encoding/json also
+// names the struct that is embedded in body and holds the member.
+func sentPath(body reflect.Type, path string) string {
+	if body.Kind() != reflect.Struct {
+		return path
+	}
+	first, rest, _ := strings.Cut(path, ".")
+	if field, ok := body.FieldByName(first); ok && field.Anonymous {
+		return rest
+	}
+	return path
 }
 
 // described adds the article to the name of a kind of JSON value.

@@ -80,17 +80,18 @@ func countOf(query url.Values, name string, absent int) (int, error) {
 	return n, nil
 }
 
+// boolOf is a parameter that is true or false, as any language writes it:
+// clients in Python send True.
 func boolOf(query url.Values, name string, absent bool) (bool, error) {
-	switch text := query.Get(name); text {
-	case "":
+	text := query.Get(name)
+	if text == "" {
 		return absent, nil
-	case "true":
-		return true, nil
-	case "false":
-		return false, nil
-	default:
+	}
+	value, err := strconv.ParseBool(text)
+	if err != nil {
 		return false, state.Malformedf("%s must be true or false, not %q", name, clip(text))
 	}
+	return value, nil
 }
 
 // envFilters reads NAME|VALUE pairs; a single empty one is no filter.

@@ -135,5 +135,7 @@ func TestTheLatestVersionsOfTemplatesAreListedUnlessAllAreWanted(t *testing.T) {
 	a.seed(t)
 	assert.EqualValues(t, 2, a.ok(t, http.MethodGet, "/api/v7/template", "")["total"])
 	assert.EqualValues(t, 3, a.ok(t, http.MethodGet, "/api/v7/template?latest_only=false", "")["total"])
+	assert.EqualValues(t, 3, a.ok(t, http.MethodGet, "/api/v7/template?latest_only=False", "")["total"], "as Python writes it")
+	assert.EqualValues(t, 2, a.ok(t, http.MethodGet, "/api/v7/template?latest_only=TRUE", "")["total"])
 	assert.Equal(t, http.StatusBadRequest, a.call(t, http.MethodGet, "/api/v7/template?latest_only=no", "").status)
 }

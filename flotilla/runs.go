@@ -44,8 +44,8 @@ func (e *endpoints) listRunsOfTemplateName(w http.ResponseWriter, r *http.Reques
 		return err
 	}
 	name := pathParam(r, "template_name")
-	list, err := e.templates.HistoryByName(r.Context(), name, opts)
-	opts.Filters["template_name"] = []string{name}
+	list, versions, err := e.templates.HistoryByName(r.Context(), name, opts)
+	opts.Filters["template_name"], opts.Filters["executable_id"] = []string{name}, versions
 	return answerRuns(w, list, opts, err)
 }
 

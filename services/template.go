@@ -156,14 +156,14 @@ func (s *TemplateService) History(ctx context.Context, id string, o state.ListOp
 	return s.c.Execution.List(ctx, filtered(o, filterExecutable, id))
 }
 
-// HistoryByName is a page of the runs of all versions of a template;
-// state.MissingResource where no template has that name.
-func (s *TemplateService) HistoryByName(ctx context.Context, name string, o state.ListOptions) (state.RunList, error) {
+// HistoryByName is a page of the runs of all versions of a template, and the
+// ids of these versions; state.MissingResource where no template has that name.
+func (s *TemplateService) HistoryByName(ctx context.Context, name string, o state.ListOptions) (state.RunList, []string, error) {
 	versions, err := s.c.Store.ListTemplates(ctx, state.ListOptions{
 		Limit: maxVersions, Filters: map[string][]string{"template_name": {name}},
 	})
 	if err != nil {
-		return state.RunList{}, err
+		return state.RunList{}, nil, err
 	}
 	var ids []string
 	for _, t := range versions.Templates {
@@ -172,9 +172,10 @@ func (s *TemplateService) HistoryByName(ctx context.Context, name string, o stat
 		}
 	}
 	if len(ids) == 0 {
-		return state.RunList{}, state.Missingf("there is no template named %q", name)
+		return state.RunList{}, nil, state.Missingf("there is no template named %q", name)
 	}
-	return s.c.Execution.List(ctx, filtered(o, filterExecutable, ids...))
+	list, err := s.c.Execution.List(ctx, filtered(o, filterExecutable, ids...))
+	return list, ids, err
 }
 
 func checkNewTemplate(t state.Template) error {

@@ -60,8 +60,9 @@ func (noLoader) Load(url string) (any, error) {
 	return nil, fmt.Errorf("a schema may only refer to itself, not to %s", url)
 }
 
-// schemaURL names the schema inside the compiler.
-const schemaURL = "schema.json"
+// schemaURL names the schema inside the compiler, and in its messages. A
+// relative name would stand for a file in the server's working folder.
+const schemaURL = "flotilla:///schema"
 
 // compileSchema compiles a JSON Schema (2020-12 where it names no draft).
 func compileSchema(schema state.Object) (*jsonschema.Schema, error) {

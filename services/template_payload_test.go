@@ -1,6 +1,7 @@
 package services
 
 import (
+	"os"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -66,6 +67,7 @@ func TestSchemasThatDoNotCompile(t *testing.T) {
 	}{
 		"a type that does not exist": {state.Object{"type": "strin"}, "type"},
 		"a pattern that is none":     {state.Object{"properties": map[string]any{"a": map[string]any{"pattern": "("}}}, "regex"},
+		"a file beside":              {state.Object{"$ref": "other.json"}, "only refer to itself"},
 		"a file of the server":       {state.Object{"$ref": "file:///etc/passwd"}, "only refer to itself"},
 		"another server":             {state.Object{"$ref": "http://127.0.0.1:1/x"}, "only refer to itself"},
 		"a definition that is not":   {state.Object{"$ref": "#/$defs/none"}, "none"},
@@ -74,7 +76,10 @@ func TestSchemasThatDoNotCompile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			_, err := compileSchema(c.schema)
-			assert.ErrorContains(t, err, c.want)
+			require.ErrorContains(t, err, c.want)
+			folder, wdErr := os.Getwd()
+			require.NoError(t, wdErr)
+			assert.NotContains(t, err.Error(), folder, "the answer tells nothing of the server's files")
 		})
 	}
 }
@@ -84,6 +89,7 @@ func TestSchemasMayReferToThemselves(t *testing.T) {
 	for name, schema := range map[string]state.Object{
 		"a definition within": {"$defs": map[string]any{"n": map[string]any{"type": "integer"}}, "properties": map[string]any{"a": map[string]any{"$ref": "#/$defs/n"}}},
 		"the old draft":       {"$schema": "http://json-schema.org/draft-07/schema#", "definitions": map[string]any{"n": map[string]any{"type": "integer"}}, "properties": map[string]any{"a": map[string]any{"$ref": "#/definitions/n"}}},
+		"a name of its own":   {"$id": "sales.json", "$defs": map[string]any{"n": map[string]any{"type": "integer"}}, "properties": map[string]any{"a": map[string]any{"$ref": "sales.json#/$defs/n"}}},
 		"a tree":              {"properties": map[string]any{"child": map[string]any{"$ref": "#"}, "a": map[string]any{"type": "integer"}}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -205,10 +205,12 @@ func TestTemplateVersionsAndHistories(t *testing.T) {
 	page := state.ListOptions{Limit: 100}
 	assert.Equal(t, 1, total(b.templates.History(t.Context(), one.TemplateID, page)))
 	assert.Equal(t, 4, total(b.templates.History(t.Context(), two.TemplateID, page)))
-	assert.Equal(t, 5, total(b.templates.HistoryByName(t.Context(), "sales", page)), "all versions, and no other name")
+	named, versions, err := b.templates.HistoryByName(t.Context(), "sales", page)
+	assert.Equal(t, 5, total(named, err), "all versions, and no other name")
+	assert.ElementsMatch(t, []string{one.TemplateID, two.TemplateID}, versions)
 	assert.Equal(t, 4, total(b.executions.ListForExecutable(t.Context(), two.TemplateID, page)), "task routes serve templates, too")
 	_, err = b.templates.History(t.Context(), "none", page)
 	require.ErrorAs(t, err, &missing)
-	_, err = b.templates.HistoryByName(t.Context(), "none", page)
+	_, _, err = b.templates.HistoryByName(t.Context(), "none", page)
 	require.ErrorAs(t, err, &missing)
 }
