@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	batchv1 "k8s.io/api/batch/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/stitchfix/flotilla-os/config/fault"
@@ -56,7 +57,8 @@ func TestKubeServerKilled(t *testing.T) {
 			c.ends(t, s, ended)
 			s.awaitNoPods()
 			assert.LessOrEqual(t, ended.attempt.Int64, int64(1))
-			assert.Equal(t, 1, strings.Count(s.logOf(again, ended.id), "\nhello from the run\n"), "its log")
+			log := s.logOf(again, ended.id)
+			assert.Equal(t, 1, hellos(log), "its log is %q", log)
 			s.seen.onceEach(t, ended.id)
 		})
 	}
@@ -104,8 +106,17 @@ func endedWith(code int64) func(*testing.T, *kubeSite, row) {
 // awaitHello waits until the command runs and its log has begun.
 func awaitHello(s *kubeSite, server *server, run string) {
 	s.awaitStatus(run, state.StatusRunning)
-	require.Eventually(s.t, func() bool { return strings.Contains(s.logOf(server, run), "\nhello from the run\n") },
-		kubePatience, 200*time.Millisecond)
+	require.Eventually(s.t, func() bool { return hellos(s.logOf(server, run)) == 1 }, kubePatience, 200*time.Millisecond)
+}
+
+// hellos is how often the command of hello was executed, as its log says. The lines of its two streams come in any order.
+func hellos(log string) (n int) {
+	for line := range strings.Lines(log) {
+		if line == "hello from the run\n" {
+			n++
+		}
+	}
+	return n
 }
 
 func stopByUser(s *kubeSite, server *server, definition, run string) {
@@ -195,7 +206,11 @@ func TestKubeJobsDeletedByHand(t *testing.T) {
 	server.kill()
 	s.deleteJob(unseen)
 	s.deleteJob(unseenEnd)
-	s.awaitNoPods()
+	s.await("no trace of them", func() bool {
+		pods, err := s.admin.Client.CoreV1().Pods(s.namespace).List(t.Context(),
+			metav1.ListOptions{LabelSelector: batchv1.JobNameLabel + " in (" + unseen + ", " + unseenEnd + ")"})
+		return err == nil && len(pods.Items) == 0
+	})
 	server = s.serve("a")
 	for _, id := range []string{unseen, unseenEnd} {
 		lost := s.awaitStatus(id, state.StatusStopped)

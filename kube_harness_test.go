@@ -174,7 +174,6 @@ func codeOf(r kubeRun) any {
 	return *r.ExitCode
 }
 
-
 // polled is the run's log, read page by page as clients do.
 func (k *kubeInstallation) polled(id string) string {
 	k.in.t.Helper()
