@@ -206,6 +206,28 @@ func TestLogFollowGoesOnFromAPosition(t *testing.T) {
 	assert.Equal(t, []string{"b", "c"}, lines)
 }
 
+// noCluster knows no cluster at all.
+type noCluster struct{}
+
+func (noCluster) Engine(_ context.Context, name string) (engine.Engine, error) {
+	return nil, state.Missingf("there is no cluster named %q", name)
+}
+
+func TestTheLogOfARunWhoseClusterIsGoneIsEmpty(t *testing.T) {
+	t.Parallel()
+	store := &oneRun{run: state.Run{RunID: "r", ClusterName: "gone", Status: state.StatusQueued}}
+	logs, err := NewLogService(LogConfig{Store: store, Engines: noCluster{}, FollowInterval: 1})
+	require.NoError(t, err)
+	page, err := logs.Page(t.Context(), "r", LogRequest{})
+	require.NoError(t, err)
+	assert.Equal(t, LogPage{LastSeen: "0"}, page)
+	var raw bytes.Buffer
+	require.NoError(t, logs.Stream(t.Context(), "r", &raw, "", ""))
+	assert.Empty(t, raw.Bytes())
+	store.set(state.StatusStopped)
+	require.NoError(t, logs.Follow(t.Context(), "r", LogRequest{}, nil))
+}
+
 func TestLogFollowEndsWithItsReader(t *testing.T) {
 	t.Parallel()
 	logs, _, _ := newLogs(t, state.StatusRunning)

@@ -152,10 +152,11 @@ func (l *openLog) reload(ctx context.Context) (err error) {
 }
 
 // peek reads at most limit bytes behind the position and leaves it; fewer only
-// where the log ends. A cluster that has no engine now has no log to show now.
+// where the log ends. A cluster that has no engine now, or that is known no more,
+// has no log to show now; the run is there, so that this is no error.
 func (l *openLog) peek(ctx context.Context, limit int64) ([]byte, error) {
 	e, err := l.s.c.Engines.Engine(ctx, l.run.ClusterName)
-	if errors.As(err, new(engine.NotNow)) {
+	if errors.As(err, new(engine.NotNow)) || errors.As(err, new(state.MissingResource)) {
 		return nil, nil
 	}
 	if err != nil {

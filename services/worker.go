@@ -36,9 +36,13 @@ func NewWorkerService(c WorkerConfig) (*WorkerService, error) {
 	return &WorkerService{c}, nil
 }
 
-// List is one worker per type.
+// List is one worker per type. Existing tables may hold further types, which
+// mean nothing here.
 func (s *WorkerService) List(ctx context.Context) ([]state.Worker, error) {
-	return s.c.Store.ListWorkers(ctx, state.EKSEngine)
+	list, err := s.c.Store.ListWorkers(ctx, state.EKSEngine)
+	return slices.DeleteFunc(list, func(w state.Worker) bool {
+		return !slices.Contains(state.WorkerTypes, w.WorkerType)
+	}), err
 }
 
 // Get is the worker of a type; state.MalformedInput where there is no such

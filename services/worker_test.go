@@ -15,6 +15,9 @@ func TestWorkers(t *testing.T) {
 	b := newBench(t)
 	require.NoError(t, b.EnsureWorkers(t.Context(), config.Default().Workers.CountPerInstance))
 
+	_, err := b.db.Exec(`INSERT INTO worker (worker_type, engine, count_per_instance) VALUES ('cloudtrail', 'eks', 1)`)
+	require.NoError(t, err)
+
 	list, err := b.workers.List(t.Context())
 	require.NoError(t, err)
 	assert.Len(t, list, 3, "one per type")
