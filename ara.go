@@ -42,15 +42,11 @@ func newARACommand(t terminal) *cobra.Command {
 			"and no hash stands for two commands. Exit status 1 when one of these does not hold.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			dir := defaultConfigDir
-			if len(args) == 1 {
-				dir = args[0]
-			}
-			url, err := databaseToVerify(dir, o.DataDir, t.environ)
+			cfg, err := configToVerify(configFolder(args), o.DataDir, t.environ)
 			if err != nil {
 				return err
 			}
-			return verifyARA(cmd.Context(), url, o, t.stdout)
+			return verifyARA(cmd.Context(), cfg, o, t.stdout)
 		},
 	}
 	verify.Flags().DurationVar(&o.Since, "since", time.Hour, "how far back to look, for example 24h")
@@ -60,21 +56,27 @@ func newARACommand(t terminal) *cobra.Command {
 	return ara
 }
 
-func databaseToVerify(configDir, dataDir string, environ []string) (string, error) {
+// configToVerify is the configuration of the installation that is looked at;
+// that of a dev mode has the database that runs in its folder.
+func configToVerify(configDir, dataDir string, environ []string) (config.Config, error) {
 	if dataDir != "" {
-		return postgres.RunningURL(dataDir)
+		configDir = ""
 	}
 	cfg, _, err := config.Load(configDir, environ)
 	if err != nil {
-		return "", err
+		return cfg, err
 	}
-	return cfg.DatabaseURL, cfg.RequireDatabase()
+	if dataDir != "" {
+		cfg.DatabaseURL, err = postgres.RunningURL(dataDir)
+		return cfg, err
+	}
+	return cfg, cfg.RequireDatabase()
 }
 
 // verifyARA prints the report and fails where it is not clean.
-func verifyARA(ctx context.Context, url string, o verifyOptions, out io.Writer) error {
+func verifyARA(ctx context.Context, cfg config.Config, o verifyOptions, out io.Writer) error {
 	manager, err := state.NewManager(state.ManagerConfig{
-		URL: url, MaxOpen: 1, MaxIdle: 1, Logger: slog.New(slog.DiscardHandler), ARA: config.Default().ARA,
+		URL: cfg.DatabaseURL, MaxOpen: 1, MaxIdle: 1, Logger: slog.New(slog.DiscardHandler), ARA: cfg.ARA,
 	})
 	if err != nil {
 		return err

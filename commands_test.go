@@ -238,8 +238,16 @@ func TestVerifyFailsForARunThatIsNotIdentifiedByItsCommand(t *testing.T) {
 	assert.Equal(t, 0, status, stderr)
 	assert.NotContains(t, stdout, "MUST BE 0")
 
-	in.exec(`INSERT INTO task (run_id, definition_id, command, command_hash, status, queued_at)
-		VALUES ('eks-1', 'd', 'true', md5('a description'), 'STOPPED', now())`)
+	in.exec(`INSERT INTO task (run_id, definition_id, command, command_hash, status, queued_at, memory, attempt_count)
+		VALUES ('eks-1', 'd', 'true', md5('true'), 'STOPPED', now(), 2000, 1)`)
+	for most, at := range map[string]int64{"1999": 1, "2001": 0} {
+		stdout, _, _ = atShell(t, in.dir, append(env, "ARA_MAX_MEMORY="+most), "ara", "verify", in.conf, "--json")
+		var report state.ARAReport
+		require.NoError(t, json.Unmarshal([]byte(stdout), &report))
+		assert.Equal(t, at, report.AtMaximum, "the configured maximum counts")
+	}
+
+	in.exec(`UPDATE task SET command_hash = md5('a description')`)
 	stdout, _, status = atShell(t, in.dir, env, "ara", "verify", in.conf)
 	assert.Equal(t, 1, status)
 	assert.Contains(t, stdout, "MUST BE 0")

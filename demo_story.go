@@ -107,7 +107,7 @@ func (d *demonstration) show(ctx context.Context, runs []state.Run, server devSe
 	}
 	fmt.Fprintf(d.out, "\nThe log of run 2:\n  %s\n\n", strings.ReplaceAll(strings.TrimSpace(log.Log), "\n", "\n  "))
 	d.say("flotilla-os ara verify:")
-	return verifyARA(ctx, server.DatabaseURL, verifyOptions{Since: time.Hour}, out)
+	return verifyARA(ctx, server.Config, verifyOptions{Since: time.Hour}, out)
 }
 
 // outcome is how a run must have ended; an empty reason is not checked.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/stitchfix/flotilla-os/clients/postgres"
 	"github.com/stitchfix/flotilla-os/config"
@@ -24,8 +25,8 @@ type devOptions struct {
 
 // devServer is a dev mode that answers.
 type devServer struct {
-	URL         string
-	DatabaseURL string
+	URL    string
+	Config config.Config
 }
 
 func newDevCommand(t terminal) *cobra.Command {
@@ -69,33 +70,55 @@ func dev(ctx context.Context, o devOptions, t terminal) (err error) {
 			err = errors.Join(err, closeErr)
 		}
 	}()
-	if cfg.DatabaseURL == "" {
-		database, startErr := postgres.Start(ctx, postgres.ServerConfig{DataDir: o.DataDir, Logger: logger})
-		if startErr != nil {
-			return startErr
-		}
-		defer func() { err = errors.Join(err, database.Stop(context.WithoutCancel(ctx))) }()
-		cfg.DatabaseURL = database.URL()
-		var cancel context.CancelCauseFunc
-		ctx, cancel = context.WithCancelCause(ctx)
-		defer cancel(nil)
-		go func() {
-			select {
-			case <-database.Done():
-				cancel(fmt.Errorf("the private Postgres ended: %w", database.Err()))
-			case <-ctx.Done():
-			}
-		}()
+	serve := func(ctx context.Context, cfg config.Config) error {
+		return serveDev(ctx, programConfig{Config: cfg, Logger: logger, DevMode: true, Listener: listener}, o.Ready)
 	}
-	p, err := newProgram(ctx, programConfig{Config: cfg, Logger: logger, DevMode: true, Listener: listener})
+	if cfg.DatabaseURL != "" {
+		return serve(ctx, cfg)
+	}
+	return withPrivatePostgres(ctx, postgres.ServerConfig{DataDir: o.DataDir, Logger: logger}, func(ctx context.Context, url string) error {
+		cfg.DatabaseURL = url
+		return serve(ctx, cfg)
+	})
+}
+
+// withPrivatePostgres calls use with the URL of a Postgres of our own, and
+// ends that Postgres. The context of use ends too where Postgres does.
+func withPrivatePostgres(ctx context.Context, c postgres.ServerConfig, use func(ctx context.Context, url string) error) (err error) {
+	database, err := postgres.Start(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, database.Stop(context.WithoutCancel(ctx))) }()
+	group, ctx := errgroup.WithContext(ctx)
+	served := make(chan struct{})
+	group.Go(func() error {
+		defer close(served)
+		return use(ctx, database.URL())
+	})
+	group.Go(func() error {
+		select {
+		case <-database.Done():
+			return fmt.Errorf("the private Postgres ended: %w", database.Err())
+		case <-served:
+			return nil
+		}
+	})
+	return group.Wait()
+}
+
+// serveDev serves with everything configured, and says when it is ready.
+func serveDev(ctx context.Context, c programConfig, ready func(devServer)) error {
+	p, err := newProgram(ctx, c)
 	if err != nil {
 		return err
 	}
 	if err := loadSamples(ctx, p.services.definitions); err != nil {
+		p.close(context.WithoutCancel(ctx))
 		return err
 	}
-	if o.Ready != nil {
-		o.Ready(devServer{URL: "http://" + listener.Addr().String(), DatabaseURL: cfg.DatabaseURL})
+	if ready != nil {
+		ready(devServer{URL: "http://" + c.Listener.Addr().String(), Config: c.Config})
 	}
 	return p.run(ctx)
 }

@@ -73,7 +73,7 @@ func newRootCommand(t terminal) *cobra.Command {
 			if info, err := os.Stat(args[0]); err != nil || !info.IsDir() {
 				return fmt.Errorf("%q is neither a command nor a config folder; see flotilla-os --help", args[0])
 			}
-			return serve(cmd.Context(), args[0], t)
+			return serve(cmd.Context(), args, t)
 		},
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true

@@ -5,7 +5,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/stitchfix/flotilla-os/config"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -15,19 +14,10 @@ func newMigrateCommand(t terminal) *cobra.Command {
 		Short: "Bring the configured database to this program's schema, indexes included",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			dir := defaultConfigDir
-			if len(args) == 1 {
-				dir = args[0]
-			}
-			cfg, warnings, err := config.Load(dir, t.environ)
+			cfg, logger, err := configured(args, t)
 			if err != nil {
 				return err
 			}
-			if err := cfg.RequireDatabase(); err != nil {
-				return err
-			}
-			logger := newLogger(t.stderr, cfg.LogLevel)
-			warn(logger, warnings)
 			if err := state.Migrate(cmd.Context(), cfg.DatabaseURL, logger); err != nil {
 				return err
 			}

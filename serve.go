@@ -24,27 +24,40 @@ func newServeCommand(t terminal) *cobra.Command {
 			defaultConfigDir + "/config.yml, or that of the folder given, and the environment. Any number of\n" +
 			"servers may share one database.",
 		Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			dir := defaultConfigDir
-			if len(args) == 1 {
-				dir = args[0]
-			}
-			return serve(cmd.Context(), dir, t)
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return serve(cmd.Context(), args, t) },
 	}
 }
 
-// serve runs the service with the configuration of dir until ctx ends.
-func serve(ctx context.Context, dir string, t terminal) error {
-	cfg, warnings, err := config.Load(dir, t.environ)
+// configFolder is the folder that a command line names, or else the default.
+func configFolder(args []string) string {
+	if len(args) == 0 {
+		return defaultConfigDir
+	}
+	return args[0]
+}
+
+// configured is the configuration of the folder that a command line names,
+// which must have a database, and the logger that it asks for.
+func configured(args []string, t terminal) (config.Config, *slog.Logger, error) {
+	cfg, warnings, err := config.Load(configFolder(args), t.environ)
 	if err != nil {
-		return err
+		return cfg, nil, err
 	}
 	if err := cfg.RequireDatabase(); err != nil {
-		return err
+		return cfg, nil, err
 	}
 	logger := newLogger(t.stderr, cfg.LogLevel)
 	warn(logger, warnings)
+	return cfg, logger, nil
+}
+
+// serve runs the service with the configuration that args names until ctx
+// ends.
+func serve(ctx context.Context, args []string, t terminal) error {
+	cfg, logger, err := configured(args, t)
+	if err != nil {
+		return err
+	}
 	p, err := newProgram(ctx, programConfig{Config: cfg, Logger: logger})
 	if err != nil {
 		return err
