@@ -9,6 +9,7 @@ import (
 	"github.com/stitchfix/flotilla-os/config"
 	"github.com/stitchfix/flotilla-os/metrics"
 	"github.com/stitchfix/flotilla-os/services"
+	"github.com/stitchfix/flotilla-os/state"
 )
 
 // endpoints are the handlers of all routes; see the file named like the
@@ -76,12 +77,17 @@ func (e *endpoints) executeV2(w http.ResponseWriter, r *http.Request) error {
 	return answerCreated(w, created, err)
 }
 
-func (e *endpoints) execute(w http.ResponseWriter, r *http.Request) error {
+// definitionLaunch reads what a run of a definition is asked for with.
+func definitionLaunch(r *http.Request) (*state.DefinitionExecutionRequest, error) {
 	var body launchRequest
 	if err := decodeBody(r, &body); err != nil {
-		return err
+		return nil, err
 	}
-	request, err := body.request()
+	return body.request()
+}
+
+func (e *endpoints) execute(w http.ResponseWriter, r *http.Request) error {
+	request, err := definitionLaunch(r)
 	if err != nil {
 		return err
 	}
@@ -90,11 +96,7 @@ func (e *endpoints) execute(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (e *endpoints) executeByAlias(w http.ResponseWriter, r *http.Request) error {
-	var body launchRequest
-	if err := decodeBody(r, &body); err != nil {
-		return err
-	}
-	request, err := body.request()
+	request, err := definitionLaunch(r)
 	if err != nil {
 		return err
 	}
@@ -102,12 +104,17 @@ func (e *endpoints) executeByAlias(w http.ResponseWriter, r *http.Request) error
 	return answerCreated(w, created, err)
 }
 
-func (e *endpoints) executeTemplate(w http.ResponseWriter, r *http.Request) error {
+// templateLaunch reads what a run of a template is asked for with.
+func templateLaunch(r *http.Request) (*state.TemplateExecutionRequest, error) {
 	var body templateLaunchRequest
 	if err := decodeBody(r, &body); err != nil {
-		return err
+		return nil, err
 	}
-	request, err := body.request()
+	return body.request()
+}
+
+func (e *endpoints) executeTemplate(w http.ResponseWriter, r *http.Request) error {
+	request, err := templateLaunch(r)
 	if err != nil {
 		return err
 	}
@@ -116,11 +123,7 @@ func (e *endpoints) executeTemplate(w http.ResponseWriter, r *http.Request) erro
 }
 
 func (e *endpoints) executeTemplateVersion(w http.ResponseWriter, r *http.Request) error {
-	var body templateLaunchRequest
-	if err := decodeBody(r, &body); err != nil {
-		return err
-	}
-	request, err := body.request()
+	request, err := templateLaunch(r)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"sync"
+
+	"github.com/stitchfix/flotilla-os/execution/engine"
 )
 
 // claims are the runs that a submit loop holds at this moment, at most as
@@ -57,7 +59,7 @@ func (c *claims) awaitFree(ctx context.Context) {
 		case <-c.freed:
 		}
 		if c.free() > 0 {
-			pause(ctx, gather)
+			engine.Pause(ctx, gather)
 			return
 		}
 	}

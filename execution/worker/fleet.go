@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/stitchfix/flotilla-os/execution/engine"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -41,7 +42,7 @@ func (f *fleet) Run(ctx context.Context) error {
 		if err == nil {
 			f.adjust(ctx, group, members, listed)
 		}
-		if !pause(ctx, lookForClusters) {
+		if !engine.Pause(ctx, lookForClusters) {
 			return group.Wait()
 		}
 	}
@@ -102,7 +103,7 @@ func (f *fleet) keep(ctx context.Context, cluster string) {
 		}
 		wait := delay.next()
 		f.logger.Warn("cluster interrupted", "cluster", cluster, "error", err, "again_in", wait)
-		if !pause(ctx, wait) {
+		if !engine.Pause(ctx, wait) {
 			return
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/stitchfix/flotilla-os/config/fault"
+	"github.com/stitchfix/flotilla-os/execution/engine"
 	"github.com/stitchfix/flotilla-os/metrics"
 	"github.com/stitchfix/flotilla-os/state"
 )
@@ -32,7 +33,7 @@ func (w *retryWorker) Run(ctx context.Context, _ int) error {
 			w.Logger.Warn("cannot queue runs again; trying again", "error", err)
 		}
 		failed = err != nil
-		if !pause(ctx, w.Config.Workers.RetryInterval) {
+		if !engine.Pause(ctx, w.Config.Workers.RetryInterval) {
 			return nil
 		}
 	}

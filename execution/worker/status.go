@@ -81,7 +81,7 @@ func (w *statusWorker) followEngine(ctx context.Context, cluster string, eng eng
 }
 
 func (w *statusWorker) awaitReopened(ctx context.Context, cluster string, eng engine.Engine) error {
-	for pause(ctx, w.Config.Workers.StatusInterval) {
+	for engine.Pause(ctx, w.Config.Workers.StatusInterval) {
 		if now, err := w.Clusters.Engine(ctx, cluster); err == nil && now != eng {
 			return errReopened
 		}

@@ -149,7 +149,7 @@ func (l *submitLoop) claimOnce(ctx context.Context, start func(engine.Engine, st
 
 // renew keeps the claims of the runs that are being handed over.
 func (l *submitLoop) renew(ctx context.Context) error {
-	for pause(ctx, l.Config.ClaimLease/3) {
+	for engine.Pause(ctx, l.Config.ClaimLease/3) {
 		ids := l.claims.ids()
 		if len(ids) == 0 {
 			continue

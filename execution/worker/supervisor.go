@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/stitchfix/flotilla-os/config"
+	"github.com/stitchfix/flotilla-os/execution/engine"
 	"github.com/stitchfix/flotilla-os/metrics"
 	"github.com/stitchfix/flotilla-os/state"
 )
@@ -116,7 +117,7 @@ func (s *Supervisor) watchCounts(ctx context.Context, counts map[state.WorkerTyp
 			told[row.WorkerType] = n
 			replace(counts[row.WorkerType], n)
 		}
-		if !pause(ctx, wait) {
+		if !engine.Pause(ctx, wait) {
 			return nil
 		}
 	}
@@ -151,7 +152,7 @@ func (s *Supervisor) keep(ctx context.Context, kind state.WorkerType, w worker, 
 		}
 		if err != nil {
 			s.Logger.Error("worker failed and is started again", "worker_type", kind, "error", err)
-			if !pause(ctx, firstBackoff) {
+			if !engine.Pause(ctx, firstBackoff) {
 				return nil
 			}
 		}

@@ -42,7 +42,7 @@ func (s *sweep) Run(ctx context.Context) error {
 			s.Logger.Warn("cannot sweep up; trying again", "error", err)
 		}
 		failed = err != nil
-		if !pause(ctx, s.Config.Workers.StatusInterval) {
+		if !engine.Pause(ctx, s.Config.Workers.StatusInterval) {
 			return nil
 		}
 	}

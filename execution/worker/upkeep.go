@@ -65,7 +65,7 @@ func (u *upkeep) every(ctx context.Context, interval time.Duration, failure stri
 			u.Logger.Warn("upkeep failed; trying again", "what", failure, "error", err)
 		}
 		failed = err != nil
-		if !pause(ctx, interval) {
+		if !engine.Pause(ctx, interval) {
 			return nil
 		}
 	}
@@ -163,7 +163,7 @@ func (u *upkeep) drain(ctx context.Context, page func() (int, error)) error {
 		if err != nil || n < retainPage {
 			return err
 		}
-		if !pause(ctx, retainPause) {
+		if !engine.Pause(ctx, retainPause) {
 			return nil
 		}
 	}

@@ -38,20 +38,9 @@ func (f *follower) supervise(ctx context.Context, t ticket) {
 			continue
 		}
 		f.logger.Warn("executing a run met a difficulty; trying again", "run_id", t.runID, "error", err)
-		if !pause(ctx, delay) {
+		if !engine.Pause(ctx, delay) {
 			return
 		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
 	}
 }
 
@@ -144,7 +133,7 @@ func (f *follower) awaitStarted(ctx context.Context, folder Folder) (*Started, e
 		if locked, err := folder.Locked(); err != nil || !locked {
 			return nil, err
 		}
-		if !pause(ctx, startedPoll) {
+		if !engine.Pause(ctx, startedPoll) {
 			return nil, ctx.Err()
 		}
 	}
@@ -192,7 +181,7 @@ func (f *follower) observe(ctx context.Context, seen engine.Observation) error {
 		if ctx.Err() == nil {
 			f.logger.Warn("a change was not recorded; trying again", "run_id", seen.RunID, "status", seen.Status, "error", err)
 		}
-		if !pause(ctx, delay) {
+		if !engine.Pause(ctx, delay) {
 			return errors.Join(ctx.Err(), fmt.Errorf("recording a change: %w", err))
 		}
 	}

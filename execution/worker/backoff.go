@@ -3,6 +3,8 @@ package worker
 import (
 	"context"
 	"time"
+
+	"github.com/stitchfix/flotilla-os/execution/engine"
 )
 
 // How long a loop that failed waits before it tries again; the wait doubles
@@ -11,18 +13,6 @@ const (
 	firstBackoff   = time.Second
 	longestBackoff = 10 * time.Second
 )
-
-// pause waits, and answers false when ctx ended instead.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
-}
 
 // backoff grows with each failure in a row.
 type backoff struct{ last time.Duration }
@@ -38,6 +28,6 @@ func (b *backoff) reset() { b.last = 0 }
 // is under way can be finished.
 func outlive(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
 	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() { pause(longer, grace); cancel() })
+	stop := context.AfterFunc(ctx, func() { engine.Pause(longer, grace); cancel() })
 	return longer, func() { stop(); cancel() }
 }
