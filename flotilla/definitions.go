@@ -15,7 +15,7 @@ func (e *endpoints) listDefinitions(w http.ResponseWriter, r *http.Request) erro
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, listAnswer{itemsName: "definitions", items: present(list.Definitions), total: list.Total, opts: opts})
+	return writeJSON(w, listAnswer{itemsName: "definitions", items: present(list.Definitions), total: list.Total, opts: opts}.members())
 }
 
 func (e *endpoints) getDefinition(w http.ResponseWriter, r *http.Request) error {

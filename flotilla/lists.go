@@ -1,7 +1,6 @@
 package flotilla
 
 import (
-	"encoding/json"
 	"maps"
 	"net/http"
 	"net/url"
@@ -136,8 +135,8 @@ type listAnswer struct {
 	opts      state.ListOptions
 }
 
-// MarshalJSON writes each filter under its own name, as an array.
-func (l listAnswer) MarshalJSON() ([]byte, error) {
+// members are those of the answer: each filter under its own name, as an array.
+func (l listAnswer) members() map[string]any {
 	env := map[string]string{}
 	for _, v := range l.opts.Env {
 		env[v.Name] = v.Value
@@ -158,7 +157,7 @@ func (l listAnswer) MarshalJSON() ([]byte, error) {
 	if l.estimate {
 		members["total_is_estimate"] = true
 	}
-	return json.Marshal(members)
+	return members
 }
 
 // present makes an absent list an empty one.

@@ -54,8 +54,8 @@ func answerRuns(w http.ResponseWriter, list state.RunList, opts state.ListOption
 		return err
 	}
 	return writeJSON(w, listAnswer{
-		itemsName: "history", items: present(list.Runs), total: list.Total, estimate: list.TotalIsEstimate, opts: opts,
-	})
+		itemsName: "history", items: state.RunResources(list.Runs), total: list.Total, estimate: list.TotalIsEstimate, opts: opts,
+	}.members())
 }
 
 func (e *endpoints) getRun(w http.ResponseWriter, r *http.Request) error {

@@ -19,7 +19,7 @@ func (e *endpoints) listTemplates(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, listAnswer{itemsName: "templates", items: present(list.Templates), total: list.Total, opts: opts})
+	return writeJSON(w, listAnswer{itemsName: "templates", items: present(list.Templates), total: list.Total, opts: opts}.members())
 }
 
 func (e *endpoints) getTemplate(w http.ResponseWriter, r *http.Request) error {

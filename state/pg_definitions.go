@@ -50,9 +50,19 @@ func (r definitionRow) definition() Definition {
 	return r.Definition
 }
 
+// What a definition is found by, see definitionKey.
+const (
+	definitionByIDSQL    = `SELECT ` + definitionColumns + ` FROM task_def WHERE definition_id = :key`
+	definitionByAliasSQL = `SELECT ` + definitionColumns + ` FROM task_def WHERE alias = :key`
+)
+
+type definitionKey struct {
+	Key string `db:"key"`
+}
+
 // GetDefinition reads a definition by its id.
 func (m *Manager) GetDefinition(ctx context.Context, id string) (Definition, error) {
-	d, err := selectDefinition(ctx, m.db, `SELECT `+definitionColumns+` FROM task_def WHERE definition_id = $1`, id)
+	d, err := m.selectDefinition(ctx, definitionByIDSQL, id)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Definition{}, missingDefinition(id)
 	}
@@ -63,20 +73,29 @@ func missingDefinition(id string) error { return Missingf("there is no definitio
 
 // GetDefinitionByAlias reads a definition by its alias.
 func (m *Manager) GetDefinitionByAlias(ctx context.Context, alias string) (Definition, error) {
-	d, err := selectDefinition(ctx, m.db, `SELECT `+definitionColumns+` FROM task_def WHERE alias = $1`, alias)
+	d, err := m.selectDefinition(ctx, definitionByAliasSQL, alias)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Definition{}, Missingf("there is no definition with the alias %q", alias)
 	}
 	return d, err
 }
 
-// selectDefinition reads the one definition that query finds by key.
-func selectDefinition(ctx context.Context, q sqlx.QueryerContext, query, key string) (Definition, error) {
+// selectDefinition reads the one definition that text finds by key. The
+// statement stays prepared because every submission begins with it.
+func (m *Manager) selectDefinition(ctx context.Context, text, key string) (Definition, error) {
 	if err := checkText("id", key); err != nil {
 		return Definition{}, sql.ErrNoRows // No stored key holds such characters.
 	}
+	read, err := m.named(ctx, text)
+	if err != nil {
+		return Definition{}, err
+	}
+	return readDefinition(ctx, read, key)
+}
+
+func readDefinition(ctx context.Context, read *sqlx.NamedStmt, key string) (Definition, error) {
 	var row definitionRow
-	if err := sqlx.GetContext(ctx, q, &row, query, key); err != nil {
+	if err := read.GetContext(ctx, &row, definitionKey{key}); err != nil {
 		return Definition{}, interpretError(err)
 	}
 	return row.definition(), nil
@@ -179,8 +198,13 @@ func (m *Manager) UpdateDefinition(ctx context.Context, id string, u DefinitionU
 				return err
 			}
 		}
-		updated, err = selectDefinition(ctx, tx, `SELECT `+definitionColumns+` FROM task_def WHERE definition_id = $1`, id)
-		return err
+		// Not by Manager.named, which might wait for a second connection.
+		read, err := tx.PrepareNamedContext(ctx, definitionByIDSQL)
+		if err != nil {
+			return err
+		}
+		updated, err = readDefinition(ctx, read, id)
+		return errors.Join(err, read.Close())
 	})
 	return updated, err
 }

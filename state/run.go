@@ -157,8 +157,30 @@ type Instance struct {
 }
 
 // MarshalJSON writes the REST resource "Run".
-func (r Run) MarshalJSON() ([]byte, error) {
-	type fields Run
+func (r Run) MarshalJSON() ([]byte, error) { return json.Marshal(r.resource()) }
+
+// restRunFields are those of Run without its methods.
+type restRunFields Run
+
+// restRun is the REST resource "Run", see RunResources.
+type restRun struct {
+	restRunFields
+	Instance       Instance        `json:"instance"`
+	SparkExtension *SparkExtension `json:"spark_extension"`
+}
+
+// RunResources are runs as encoding/json writes them without a second look: to
+// it, what a MarshalJSON returns is text to be checked and copied, which for a
+// page of runs takes most of the time.
+func RunResources(runs []Run) any {
+	resources := make([]restRun, len(runs))
+	for i, run := range runs {
+		resources[i] = run.resource()
+	}
+	return resources
+}
+
+func (r Run) resource() restRun {
 	if r.Env == nil {
 		r.Env = EnvList{}
 	}
@@ -172,12 +194,7 @@ func (r Run) MarshalJSON() ([]byte, error) {
 	} {
 		*text = filled(*text)
 	}
-	spark := r.SparkExtension.shown(r)
-	return json.Marshal(struct {
-		fields
-		Instance       Instance        `json:"instance"`
-		SparkExtension *SparkExtension `json:"spark_extension"`
-	}{fields(r), Instance{r.InstanceID, r.InstanceDNS}, spark})
+	return restRun{restRunFields(r), Instance{r.InstanceID, r.InstanceDNS}, r.SparkExtension.shown(r)}
 }
 
 // PodEvent is something that happened to a run's pod.
