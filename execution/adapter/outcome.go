@@ -6,6 +6,7 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/stitchfix/flotilla-os/state"
 )
@@ -80,13 +81,21 @@ func (s Sighting) withPod() Outcome {
 	case pod.DeletionTimestamp != nil:
 		return s.ending()
 	}
-	if c := s.container(); c != nil && c.State.Running != nil {
-		return Outcome{Status: state.StatusRunning, Update: state.RunUpdate{StartedAt: timeOf(c.State.Running.StartedAt)}}
-	} else if c != nil && c.State.Terminated != nil {
-		// The pod's phase follows, and says whether it was the container's own end.
-		return Outcome{Status: state.StatusRunning, Update: state.RunUpdate{StartedAt: timeOf(c.State.Terminated.StartedAt)}}
+	c := s.container()
+	switch {
+	case c != nil && c.State.Running != nil:
+		return running(c.State.Running.StartedAt)
+	case c == nil || c.State.Terminated == nil:
+		return s.waiting()
+	case pod.Status.Phase == corev1.PodRunning:
+		return running(c.State.Terminated.StartedAt)
 	}
-	return s.waiting()
+	// The container was so quick that the pod's phase is still to follow; it says whether that was its own end.
+	return Outcome{}
+}
+
+func running(since metav1.Time) Outcome {
+	return Outcome{Status: state.StatusRunning, Update: state.RunUpdate{StartedAt: timeOf(since)}}
 }
 
 // withoutPod goes by the Job alone.
@@ -165,10 +174,14 @@ func (s Sighting) jobComplete() bool {
 	return s.Job != nil && jobCondition(s.Job, batchv1.JobComplete) != nil
 }
 
-// jobFailed is whether the Job failed for that reason; "" is any.
+// jobFailed is whether the Job failed for that reason; "" is any. One that is about to fail for a reason, once its pod
+// has ended, says so before.
 func (s Sighting) jobFailed(reason string) bool {
 	if s.Job == nil {
 		return false
+	}
+	if c := jobCondition(s.Job, batchv1.JobFailureTarget); c != nil && c.Reason == reason {
+		return true
 	}
 	c := jobCondition(s.Job, batchv1.JobFailed)
 	return c != nil && (reason == "" || c.Reason == reason)

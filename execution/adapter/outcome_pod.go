@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"time"
 
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -31,7 +32,7 @@ func (s Sighting) ended() Outcome {
 	switch {
 	case end != nil && end.Reason == state.ReasonOOMKilled && end.ExitCode != 0:
 		return stopped(end, int64(end.ExitCode), state.ReasonOOMKilled)
-	case pod.Status.Reason == reasonPodDeadline:
+	case pod.Status.Reason == reasonPodDeadline, s.jobFailed(batchv1.JobReasonDeadlineExceeded):
 		return s.deadline()
 	case pod.Status.Phase == corev1.PodSucceeded:
 		return s.success(end)
@@ -78,17 +79,21 @@ func (s Sighting) disrupted(end *corev1.ContainerStateTerminated) bool {
 	return c != nil && !end.FinishedAt.Time.Before(c.LastTransitionTime.Time)
 }
 
-// deletionAsked is when the deletion was: a pod's deletionTimestamp is when its grace ends.
+// finalDeletion is how long after its container's end a pod that was told to end is removed at most: its node does
+// that with a deletion of its own, without grace, which overwrites when it was told to.
+const finalDeletion = 30 * time.Second
+
+// deletionAsked is when the deletion was ordered: a pod's deletionTimestamp is when its grace ends.
 func (s Sighting) deletionAsked() *time.Time {
 	at := s.Pod.DeletionTimestamp
 	if at == nil {
 		return nil
 	}
-	asked := at.Time
-	if grace := s.Pod.DeletionGracePeriodSeconds; grace != nil {
-		asked = asked.Add(-time.Duration(*grace) * time.Second)
+	grace := finalDeletion
+	if seconds := s.Pod.DeletionGracePeriodSeconds; seconds != nil && *seconds > 0 {
+		grace = time.Duration(*seconds) * time.Second
 	}
-	return &asked
+	return new(at.Add(-grace))
 }
 
 func (s Sighting) disruptionTarget() *corev1.PodCondition {
