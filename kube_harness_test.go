@@ -57,14 +57,23 @@ func startKube(t *testing.T, env ...string) *kubeInstallation {
 	return k
 }
 
+// on is the same for a subtest.
+func (k *kubeInstallation) on(t *testing.T) *kubeInstallation {
+	in := *k.installation
+	in.t = t
+	s := *k.server
+	s.in = &in
+	return &kubeInstallation{installation: &in, server: &s, cluster: k.cluster, name: k.name, namespace: k.namespace}
+}
+
 // run executes a command on the cluster, as a definition of its own; extra fields are of the launch.
 func (k *kubeInstallation) run(command string, extra ...object) string {
-	k.in.t.Helper()
+	k.t.Helper()
 	return k.execute(k.defineImage(kubeImage, command, 512), extra...)
 }
 
 func (k *kubeInstallation) defineImage(image, command string, memory int) string {
-	k.in.t.Helper()
+	k.t.Helper()
 	var made struct {
 		ID string `json:"definition_id"`
 	}
@@ -75,7 +84,7 @@ func (k *kubeInstallation) defineImage(image, command string, memory int) string
 }
 
 func (k *kubeInstallation) execute(definition string, extra ...object) string {
-	k.in.t.Helper()
+	k.t.Helper()
 	request := object{"run_tags": object{"owner_id": "kube"}, "cluster": k.name}
 	for _, e := range extra {
 		for name, value := range e {
@@ -89,8 +98,14 @@ func (k *kubeInstallation) execute(definition string, extra ...object) string {
 	return run.ID
 }
 
+func (k *kubeInstallation) stop(id string) {
+	k.t.Helper()
+	k.mustCall(http.MethodDelete, "/task/"+k.get(id).DefinitionID+"/history/"+id, nil, nil)
+}
+
 // kubeRun is what the API says of a run.
 type kubeRun struct {
+	DefinitionID  string          `json:"definition_id"`
 	Status        state.Status    `json:"status"`
 	StatusReason  string          `json:"status_reason"`
 	ExitCode      *int64          `json:"exit_code"`
@@ -111,7 +126,7 @@ type kubeRun struct {
 }
 
 func (k *kubeInstallation) get(id string) kubeRun {
-	k.in.t.Helper()
+	k.t.Helper()
 	var run kubeRun
 	k.mustCall(http.MethodGet, "/history/"+id, nil, &run)
 	return run
@@ -119,7 +134,7 @@ func (k *kubeInstallation) get(id string) kubeRun {
 
 // awaits polls a run until it is as wanted.
 func (k *kubeInstallation) awaits(id, what string, is func(kubeRun) bool) kubeRun {
-	k.in.t.Helper()
+	k.t.Helper()
 	var run kubeRun
 	deadline := time.Now().Add(kubePatience)
 	tick := time.NewTicker(kubePoll)
@@ -130,30 +145,30 @@ func (k *kubeInstallation) awaits(id, what string, is func(kubeRun) bool) kubeRu
 		}
 		if time.Now().After(deadline) {
 			seen, _ := json.MarshalIndent(run, "", " ")
-			require.FailNow(k.in.t, "the run did not become "+what, "run %s: %s", id, seen)
+			require.FailNow(k.t, "the run did not become "+what, "run %s: %s", id, seen)
 		}
 		select {
-		case <-k.in.t.Context().Done():
-			require.FailNow(k.in.t, "the test is over")
+		case <-k.t.Context().Done():
+			require.FailNow(k.t, "the test is over")
 		case <-tick.C:
 		}
 	}
 }
 
 func (k *kubeInstallation) awaitStatus(id string, status state.Status) kubeRun {
-	k.in.t.Helper()
+	k.t.Helper()
 	return k.awaits(id, string(status), func(r kubeRun) bool { return r.Status == status })
 }
 
 // awaitStopped answers the run as it ended.
 func (k *kubeInstallation) awaitStopped(id string) kubeRun {
-	k.in.t.Helper()
+	k.t.Helper()
 	return k.awaitStatus(id, state.StatusStopped)
 }
 
 // log is the run's whole log.
 func (k *kubeInstallation) log(id string) string {
-	k.in.t.Helper()
+	k.t.Helper()
 	var text string
 	k.mustCall(http.MethodGet, "/"+id+"/logs?raw_text=true", nil, &text)
 	return text
@@ -161,9 +176,9 @@ func (k *kubeInstallation) log(id string) string {
 
 // pods lists the pods of a run, all attempts'.
 func (k *kubeInstallation) pods(id string) []corev1.Pod {
-	k.in.t.Helper()
-	list, err := k.cluster.Client.CoreV1().Pods(k.namespace).List(k.in.t.Context(), metav1.ListOptions{LabelSelector: "flotilla-run-id=" + id})
-	require.NoError(k.in.t, err)
+	k.t.Helper()
+	list, err := k.cluster.Client.CoreV1().Pods(k.namespace).List(k.t.Context(), metav1.ListOptions{LabelSelector: "flotilla-run-id=" + id})
+	require.NoError(k.t, err)
 	return list.Items
 }
 
@@ -176,7 +191,7 @@ func codeOf(r kubeRun) any {
 
 // polled is the run's log, read page by page as clients do.
 func (k *kubeInstallation) polled(id string) string {
-	k.in.t.Helper()
+	k.t.Helper()
 	var all, seen string
 	for {
 		var page struct {

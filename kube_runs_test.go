@@ -47,14 +47,69 @@ func TestKubeLog(t *testing.T) {
 
 // awaitRecorded waits until the run's Job says that everything of it is recorded.
 func (k *kubeInstallation) awaitRecorded(job string) {
-	k.in.t.Helper()
-	require.Eventually(k.in.t, func() bool {
-		found, err := k.cluster.Client.BatchV1().Jobs(k.namespace).Get(k.in.t.Context(), job, metav1.GetOptions{})
-		require.NoError(k.in.t, err)
+	k.t.Helper()
+	require.Eventually(k.t, func() bool {
+		found, err := k.cluster.Client.BatchV1().Jobs(k.namespace).Get(k.t.Context(), job, metav1.GetOptions{})
+		require.NoError(k.t, err)
 		marked := found.Annotations["flotilla.stitchfix.com/recorded"] != ""
 		if marked {
-			require.EqualValues(k.in.t, time.Hour.Seconds(), *found.Spec.TTLSecondsAfterFinished)
+			require.EqualValues(k.t, time.Hour.Seconds(), *found.Spec.TTLSecondsAfterFinished)
 		}
 		return marked
 	}, kubePatience, kubePoll, "the Job is not marked as recorded")
+}
+
+// TestKubeAdaptiveResources is the story of `make demo` on a cluster.
+func TestKubeAdaptiveResources(t *testing.T) {
+	t.Parallel()
+	k := startKube(t)
+	definition := k.defineImage(kubeImage, "head -c 600M /dev/zero | tail > /dev/null; echo done", 512)
+	first := k.awaitStopped(k.execute(definition))
+	assert.EqualValues(t, 137, codeOf(first))
+	assert.Equal(t, state.ReasonOOMKilled, first.ExitReason)
+	assert.EqualValues(t, 512, first.Memory)
+
+	id := k.execute(definition)
+	second := k.awaitStopped(id)
+	assert.EqualValues(t, 0, codeOf(second), second.ExitReason)
+	assert.EqualValues(t, 896, second.Memory)
+	assert.EqualValues(t, 896, second.MemoryLimit)
+
+	job, err := k.cluster.Client.BatchV1().Jobs(k.namespace).Get(t.Context(), id, metav1.GetOptions{})
+	require.NoError(t, err)
+	sizes := job.Spec.Template.Spec.Containers[0].Resources
+	assert.EqualValues(t, second.Memory*1_000_000, sizes.Requests.Memory().Value())
+	assert.EqualValues(t, second.MemoryLimit*1_000_000, sizes.Limits.Memory().Value())
+	assert.EqualValues(t, second.CPU, sizes.Requests.Cpu().MilliValue())
+	assert.EqualValues(t, second.CPULimit, sizes.Limits.Cpu().MilliValue())
+}
+
+// TestKubeUsage: what a run uses, and what happened to its pod, come from the cluster.
+func TestKubeUsage(t *testing.T) {
+	t.Parallel()
+	k := startKube(t)
+	id := k.run("x=$(head -c 150M /dev/zero | tr '\\0' a); for i in 1 2 3 4 5 6; do sleep 10; : ${#x}; done")
+	run := k.awaits(id, "measured", func(r kubeRun) bool { return r.MaxMemoryUsed > 0 || r.Status == state.StatusStopped })
+	run = k.awaitStopped(id)
+	assert.EqualValues(t, 0, codeOf(run), run.ExitReason)
+	assert.Greater(t, run.MaxMemoryUsed, int64(120), "MB")
+	assert.Less(t, run.MaxMemoryUsed, int64(512), "MB")
+	assert.Positive(t, run.MaxCPUUsed)
+	k.awaitRecorded(id)
+	run = k.get(id)
+	reasons := map[string]int{}
+	for _, e := range run.PodEvents {
+		reasons[e.Reason]++
+		assert.NotNil(t, e.Timestamp)
+		assert.NotEmpty(t, e.SourceObject)
+	}
+	for _, reason := range []string{"Scheduled", "Pulled", "Created", "Started"} {
+		assert.Equal(t, 1, reasons[reason], "%s in %v", reason, run.PodEvents)
+	}
+	assert.Equal(t, "localhost", run.Instance.DNSName)
+	assert.Equal(t, k.namespace, run.Namespace)
+	var manifest string
+	k.mustCall("GET", "/"+id+"/manifest", nil, &manifest)
+	assert.Contains(t, manifest, "kind: Job")
+	assert.Contains(t, manifest, "name: "+id)
 }
