@@ -181,6 +181,18 @@ func TestLoadRefuses(t *testing.T) {
 			file: "eks_job_namespace: ''\n",
 			want: `configuration: eks_job_namespace holds ""; it may hold a text that is not empty`,
 		},
+		"a namespace that there cannot be": {
+			file: "eks_job_namespace: Team A\n",
+			want: `configuration: eks_job_namespace holds "Team A"; it may hold the name of a Kubernetes namespace: at most 63 small letters, digits and dashes between them`,
+		},
+		"a variable that there cannot be": {
+			env:  []string{"OWNER_ID_VAR=RUN=OWNER"},
+			want: `configuration: owner_id_var (environment variable OWNER_ID_VAR) holds "RUN=OWNER"; it may hold the name of an environment variable such as FLOTILLA_RUN_OWNER_ID`,
+		},
+		"one name for two clusters": {
+			file: "eks_clusters: a, b\nlocal: {enabled: true, cluster_name: b}\n",
+			want: `configuration: local.cluster_name holds "b"; it may hold a name that is not among eks_clusters`,
+		},
 		"a list where one text belongs": {
 			file: "flotilla_mode: [a, b]\n",
 			want: `configuration: flotilla_mode holds a list; it may hold a text that is not empty`,

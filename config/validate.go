@@ -19,7 +19,7 @@ func (c *Config) Validate() error {
 			return f.error(f.shown())
 		}
 	}
-	checks := []func() error{c.validateTokens, c.validateAddresses, c.validateARA, c.validateRetry}
+	checks := []func() error{c.validateTokens, c.validateAddresses, c.validateNames, c.validateARA, c.validateRetry}
 	for _, check := range checks {
 		if err := check(); err != nil {
 			return err

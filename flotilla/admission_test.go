@@ -50,7 +50,9 @@ func TestTokensDecideWhoMayReadAndWrite(t *testing.T) {
 			t.Parallel()
 			r := a.request(t, c.method, c.path, "")
 			r.Header.Set("Authorization", c.authorization)
-			assert.Equal(t, c.want, a.send(t, r).status)
+			got := a.send(t, r)
+			assert.Equal(t, c.want, got.status)
+			assert.Equal(t, c.want == http.StatusUnauthorized, got.header.Get("WWW-Authenticate") == "Bearer", "as RFC 9110 wants it")
 		})
 	}
 }

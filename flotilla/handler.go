@@ -117,6 +117,9 @@ func (e *endpoints) answerError(w http.ResponseWriter, r *http.Request, err erro
 	header := w.Header()
 	header.Del("ETag")
 	header.Set("Cache-Control", "no-store")
+	if status == http.StatusUnauthorized {
+		header.Set("WWW-Authenticate", "Bearer")
+	}
 	if status == http.StatusServiceUnavailable {
 		header.Set("Retry-After", retryAfter)
 	}

@@ -41,7 +41,7 @@ func NewClusterService(c ClusterConfig) (*ClusterService, error) {
 	if c.Store == nil || c.Logger == nil || c.Clock == nil {
 		return nil, errors.New("services: clusters need a store, a logger and a clock")
 	}
-	configured := slices.Clone(c.Configured)
+	configured := firstOfName(c.Configured)
 	for i := range configured {
 		configured[i].ID = state.ConfigClusterPrefix + configured[i].Name
 		if configured[i].Status == "" {

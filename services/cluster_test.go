@@ -17,7 +17,7 @@ import (
 
 func TestClustersOfConfigurationAndTable(t *testing.T) {
 	t.Parallel()
-	b := newBench(t, func(s *setup) { s.configured = []state.Cluster{{Name: "both"}, {Name: "mine"}} })
+	b := newBench(t, func(s *setup) { s.configured = []state.Cluster{{Name: "both"}, {Name: "mine"}, {Name: "mine"}} })
 	b.exec(t, `INSERT INTO cluster_state (name, region, status) VALUES ('both', 'r', 'offline')`)
 	list, err := b.clusters.List(t.Context())
 	require.NoError(t, err)
