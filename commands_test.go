@@ -217,12 +217,20 @@ func TestDevModeTakesOverWhatACrashLeft(t *testing.T) {
 
 func TestDemoTellsTheStory(t *testing.T) {
 	t.Parallel()
-	stdout, stderr, status := atShell(t, t.TempDir(), nil, "demo")
-	require.Equal(t, 0, status, stdout+stderr)
-	assert.Contains(t, stdout, "exit code 137, OOMKilled")
-	assert.Contains(t, stdout, "896 MB")
-	assert.Contains(t, stdout, "734003200", "the log of run 2")
-	assert.NotContains(t, stdout, "\x1b[", "no colours where nobody looks")
+	for name, env := range map[string][]string{
+		"with the limits that this machine has": nil,
+		"by the watchdog":                       {"LOCAL_LIMIT_MODE=watchdog"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			stdout, stderr, status := atShell(t, t.TempDir(), env, "demo")
+			require.Equal(t, 0, status, stdout+stderr)
+			assert.Contains(t, stdout, "exit code 137, OOMKilled")
+			assert.Contains(t, stdout, "896 MB")
+			assert.Contains(t, stdout, "734003200", "the log of run 2")
+			assert.NotContains(t, stdout, "\x1b[", "no colours where nobody looks")
+		})
+	}
 }
 
 func TestVerifyFailsForARunThatIsNotIdentifiedByItsCommand(t *testing.T) {
