@@ -39,12 +39,20 @@ demo: postgres build ## watch a job run out of memory and Flotilla size the next
 test: postgres ## every test, with the race detector
 	$(GO) test -race -timeout 20m ./...
 
-# Every package that has a test behind the build tag "kube".
-KUBE_TESTS = $(sort $(dir $(shell grep -rl --include='*_test.go' '^//go:build kube' .)))
+# Every test behind the build tag "kube", and the packages that have one.
+KUBE_FILES := $(shell grep -rl --include='*_test.go' '^//go:build kube' .)
+KUBE_TESTS = $(shell sed -n 's/^func \(Test[A-Za-z0-9]*\).*/\1/p' $(KUBE_FILES) | paste -sd '|')
+KUBE_RUNS := 10000
 
 .PHONY: test-kube
 test-kube: postgres ## the tests against the cluster of $KUBECONFIG (kubectl needed)
-	$(GO) test -tags kube -timeout 30m -count 1 $(KUBE_TESTS)
+	$(GO) test -tags kube -timeout 30m -count 1 -run '^($(KUBE_TESTS))$$' $(sort $(dir $(KUBE_FILES)))
+
+.PHONY: bench-kube
+bench-kube: postgres ## KUBE_RUNS runs at once on the simulated nodes (kwok) of $KUBECONFIG: rate, requests, delay, memory
+	@mkdir -p $(BIN); rm -f $(BENCH_RESULTS)
+	FLOTILLA_BENCH_RESULTS=$(BENCH_RESULTS) $(GO) test -tags kube -timeout 1h -run '^$$' -bench '^BenchmarkKubeScale$$' -benchtime 1x . -scale.runs $(KUBE_RUNS)
+	@.ci/bench-table '$(KUBE_RUNS) runs on a cluster on this machine' <$(BENCH_RESULTS)
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## formatting, vet and golangci-lint
@@ -88,7 +96,7 @@ define BENCH
 	$(BENCH_GO) . -bench '^BenchmarkHistory$$' -benchtime $(2)x
 	$(BENCH_GO) . -bench '^BenchmarkToRunning$$' -benchtime $(3)x
 	$(BENCH_GO) . -bench '^BenchmarkMemory$$' -benchtime 1x -bench.executed $(4)
-	@.ci/bench-table $(1) <$(BENCH_RESULTS)
+	@.ci/bench-table '$(1) runs of history' <$(BENCH_RESULTS)
 endef
 PLAN_TESTS = $(shell sed -n 's/^func \(Test[A-Za-z]*\).*/\1/p' state/plans*_test.go | paste -sd '|')
 BENCH_RESULTS := $(CURDIR)/$(BIN)/bench-results
