@@ -134,8 +134,8 @@ func TestKubeTroubledClusters(t *testing.T) {
 	k.kubeconfig(folder, "unreachable", func(c *clientcmdapi.Cluster, _ *clientcmdapi.AuthInfo) { c.Server = "https://127.0.0.1:1" })
 	token := k.powerlessToken()
 	k.kubeconfig(folder, "forbidden", func(_ *clientcmdapi.Cluster, u *clientcmdapi.AuthInfo) { *u = clientcmdapi.AuthInfo{Token: token} })
-	k.server = k.installation.start("one", fmt.Sprintf("EKS_CLUSTERS=%s,unreachable,forbidden,unconfigured", k.name))
-	require.NotEmpty(t, k.server.url)
+	k.server = k.start("one", fmt.Sprintf("EKS_CLUSTERS=%s,unreachable,forbidden,unconfigured", k.name))
+	require.NotEmpty(t, k.url)
 
 	waiting := map[string]string{}
 	for _, cluster := range []string{"unreachable", "forbidden", "unconfigured"} {

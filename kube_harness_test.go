@@ -52,8 +52,8 @@ func newKube(t *testing.T, env ...string) *kubeInstallation {
 func startKube(t *testing.T, env ...string) *kubeInstallation {
 	t.Helper()
 	k := newKube(t, env...)
-	k.server = k.installation.start("one")
-	require.NotEmpty(t, k.server.url, "the server does not listen")
+	k.server = k.start("one")
+	require.NotEmpty(t, k.url, "the server does not listen")
 	return k
 }
 

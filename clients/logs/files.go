@@ -107,8 +107,13 @@ func (f *Files) Append(_ context.Context, key Key) (Writer, error) {
 
 // DeleteOlder removes the logs that nobody has written to since a time; it answers how many.
 func (f *Files) DeleteOlder(ctx context.Context, than time.Time) (int, error) {
+	root, err := os.OpenRoot(f.dir)
+	if err != nil {
+		return 0, ignoreMissing(err)
+	}
+	defer func() { _ = root.Close() }()
 	deleted := 0
-	err := filepath.WalkDir(f.dir, func(path string, entry fs.DirEntry, err error) error {
+	err = fs.WalkDir(root.FS(), ".", func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return errors.Join(ctx.Err(), ignoreMissing(err))
 		}
@@ -122,7 +127,7 @@ func (f *Files) DeleteOlder(ctx context.Context, than time.Time) (int, error) {
 		if filepath.Ext(path) == ".log" {
 			deleted++
 		}
-		return ignoreMissing(os.Remove(path))
+		return ignoreMissing(root.Remove(path))
 	})
 	return deleted, ignoreMissing(err)
 }

@@ -145,8 +145,8 @@ func TestCopyGoesOn(t *testing.T) {
 // TestCopyGoesOnAfterEachLine: the log grows while it is read again and again.
 func TestCopyGoesOnAfterEachLine(t *testing.T) {
 	t.Parallel()
-	whole, files := makePod(60), (*logs.Files)(nil)
-	files, _ = newFiles(t)
+	whole := makePod(60)
+	files, _ := newFiles(t)
 	for n := range whole.lines {
 		require.NoError(t, copyOnce(t, files, &pod{lines: whole.lines[:n+1]}, nil))
 	}
