@@ -153,12 +153,11 @@ func TestALookupThatFailsHoldsNoRunUp(t *testing.T) {
 			`SELECT`, metrics.EngineEKSARAEstimationFailed, "ARA: Error querying historical resource data",
 		},
 		"the replica cancels in favour of recovery": {
-			`CREATE FUNCTION conflict() RETURNS boolean LANGUAGE plpgsql AS
+			`ALTER TABLE task RENAME TO task_itself;
+			CREATE FUNCTION conflict() RETURNS SETOF task_itself LANGUAGE plpgsql AS
 				$$ BEGIN RAISE 'canceling statement due to conflict with recovery' USING ERRCODE = '40001'; END $$;
-			ALTER TABLE task RENAME TO task_itself;
-			CREATE VIEW task AS SELECT * FROM task_itself WHERE conflict();
-			INSERT INTO task_itself (run_id, status) VALUES ('eks-1', 'STOPPED')`,
-			metrics.EngineEKSARANoHistoricalData, "ARA: No historical resource data found",
+			CREATE VIEW task AS SELECT * FROM conflict()`,
+			metrics.EngineEKSARANoHistoricalData, "resource history was not read because the replica was busy",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

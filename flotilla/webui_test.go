@@ -1,6 +1,7 @@
 package flotilla_test
 
 import (
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -19,7 +20,7 @@ func TestTheOldWebUI(t *testing.T) {
 	created := a.ok(t, http.MethodPost, "/api/v6/task", `{
 		"adaptive_resource_allocation": true, "alias": "ui job", "command": "echo hi", "cpu": 512, "env": [{"name": "A", "value": "1"}],
 		"group_name": "ui", "image": "busybox", "memory": 1024, "tags": [], "require_docker": false}`)
-	id := created["definition_id"].(string)
+	id := fmt.Sprint(created["definition_id"])
 	t.Run("the list of tasks sends empty filters", func(t *testing.T) {
 		list := a.ok(t, http.MethodGet, "/api/v6/task?alias=&group_name=&image=&limit=20&offset=0&order=asc&sort_by=alias", "")
 		assert.EqualValues(t, 1, list["total"])
@@ -28,8 +29,7 @@ func TestTheOldWebUI(t *testing.T) {
 	t.Run("the menus of the form", func(t *testing.T) {
 		assert.Equal(t, []any{"ui"}, a.ok(t, http.MethodGet, "/api/v6/groups?limit=2000&name=u", "")["groups"])
 		assert.Equal(t, []any{}, a.ok(t, http.MethodGet, "/api/v6/tags?limit=2000", "")["tags"])
-		clusters := a.ok(t, http.MethodGet, "/api/v6/clusters", "")["clusters"].([]any)
-		assert.Equal(t, "local", clusters[0].(map[string]any)["name"])
+		assert.Contains(t, fmt.Sprint(a.ok(t, http.MethodGet, "/api/v6/clusters", "")["clusters"]), "name:local")
 	})
 	assert.Equal(t, created, a.ok(t, http.MethodGet, "/api/v6/task/"+id, ""))
 

@@ -203,8 +203,9 @@ func (m *Manager) UpdateDefinition(ctx context.Context, id string, u DefinitionU
 		if err != nil {
 			return err
 		}
+		defer func() { _ = read.Close() }()
 		updated, err = readDefinition(ctx, read, id)
-		return errors.Join(err, read.Close())
+		return err
 	})
 	return updated, err
 }
