@@ -81,3 +81,35 @@ func (c *cached[T]) drop() {
 	c.generation++
 	c.group.Forget("")
 }
+
+// mostCached bounds a cachedBy, for memory.
+const mostCached = 1000
+
+// cachedBy keeps a value per key for a while, see cached.
+type cachedBy[K comparable, T any] struct {
+	fetch func(ctx context.Context, key K) (T, error)
+	clock func() time.Time
+
+	mu     sync.Mutex
+	values map[K]*cached[T]
+}
+
+// get is the value of key, at most maxAge old.
+func (c *cachedBy[K, T]) get(ctx context.Context, key K, maxAge time.Duration) (T, error) {
+	return c.of(key).get(ctx, maxAge)
+}
+
+func (c *cachedBy[K, T]) of(key K) *cached[T] {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if value, known := c.values[key]; known {
+		return value
+	}
+	if c.values == nil || len(c.values) >= mostCached {
+		// Nothing kept for long is lost; a list of what is oldest costs more.
+		c.values = map[K]*cached[T]{}
+	}
+	value := &cached[T]{fetch: func(ctx context.Context) (T, error) { return c.fetch(ctx, key) }, clock: c.clock}
+	c.values[key] = value
+	return value
+}

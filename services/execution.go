@@ -87,6 +87,7 @@ type ExecutionService struct {
 	c         ExecutionConfig
 	log       *slog.Logger
 	reattempt *cached[float64]
+	runtimes  *cachedBy[commandKey, float64]
 	endings   *terminator
 	// pick chooses one of n clusters.
 	pick func(n int) int
@@ -99,6 +100,7 @@ func NewExecutionService(c ExecutionConfig) (*ExecutionService, error) {
 	}
 	s := &ExecutionService{c: c, log: c.Logger, endings: newTerminator(c.Engines, c.Logger), pick: rand.IntN}
 	s.reattempt = &cached[float64]{fetch: s.readReattemptRate, clock: c.Clock}
+	s.runtimes = &cachedBy[commandKey, float64]{fetch: s.readRuntime, clock: c.Clock}
 	return s, nil
 }
 

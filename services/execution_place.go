@@ -167,7 +167,21 @@ func (s *ExecutionService) runtime(ctx context.Context, run state.Run) (float64,
 	if run.CommandHash == nil {
 		return 0, state.Missingf("a run without a command has no history")
 	}
-	return s.c.Store.EstimateRuntime(ctx, *run.ExecutableID, *run.CommandHash)
+	return s.runtimes.get(ctx, commandKey{*run.ExecutableID, *run.CommandHash}, cacheAge)
+}
+
+// commandKey is a command of an executable.
+type commandKey struct{ executableID, commandHash string }
+
+// readRuntime is what the cache behind runtime holds. Many runs of one command
+// are often submitted at once, and a lookup for each would take about as long as
+// storing it; a command that never ran is kept as one of no length.
+func (s *ExecutionService) readRuntime(ctx context.Context, command commandKey) (float64, error) {
+	minutes, err := s.c.Store.EstimateRuntime(ctx, command.executableID, command.commandHash)
+	if errors.As(err, new(state.MissingResource)) {
+		return 0, nil
+	}
+	return minutes, err
 }
 
 // defaultDeadline is how long a run may run, in seconds, where the request

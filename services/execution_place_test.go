@@ -3,6 +3,7 @@ package services
 import (
 	"context"
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -197,6 +198,31 @@ func TestSubmittingReadsTheReattemptRateOnceIn10Seconds(t *testing.T) {
 	assert.Equal(t, 2, past.shares)
 }
 
+func TestSubmittingReadsTheRuntimeOfACommandOnceIn10Seconds(t *testing.T) {
+	t.Parallel()
+	past := &history{minutesErr: state.Missingf("nothing")}
+	b := newBench(t, func(s *setup) {
+		s.store = func(inner ExecutionStore) ExecutionStore { past.ExecutionStore = inner; return past }
+	})
+	one, other := b.definition(t, nil), b.definition(t, nil)
+	asked := func(d state.Definition, command string) int {
+		b.run(t, d, state.ExecutionRequestCommon{Command: &command})
+		return past.runtimes
+	}
+	assert.Equal(t, 1, asked(one, "a"))
+	assert.Equal(t, 1, asked(one, "a"))
+	assert.Equal(t, 2, asked(one, "b"), "another command")
+	assert.Equal(t, 3, asked(other, "a"), "another definition")
+	b.clock.advance(cacheAge)
+	past.minutes, past.minutesErr = 99, nil
+	assert.Equal(t, "ondemand", *b.run(t, one, state.ExecutionRequestCommon{Command: new("a")}).NodeLifecycle)
+	past.minutesErr = errors.New("replica gone")
+	for i := range mostCached + 1 {
+		_, _ = b.executions.runtimes.get(t.Context(), commandKey{"x", strconv.Itoa(i)}, cacheAge)
+		require.LessOrEqual(t, len(b.executions.runtimes.values), mostCached)
+	}
+}
+
 // The real queries, upon real rows.
 func TestLifecycleChoiceUponHistory(t *testing.T) {
 	t.Parallel()
@@ -204,6 +230,7 @@ func TestLifecycleChoiceUponHistory(t *testing.T) {
 	d := b.definition(t, nil)
 	long := b.run(t, d, state.ExecutionRequestCommon{Command: new("long")})
 	b.exec(t, `UPDATE task SET status = 'STOPPED', exit_code = 0, started_at = now() - interval '2 hours', finished_at = now() WHERE run_id = $1`, long.RunID)
+	b.clock.advance(cacheAge)
 	assert.Equal(t, "ondemand", *b.run(t, d, state.ExecutionRequestCommon{Command: new("long")}).NodeLifecycle)
 	assert.Equal(t, "spot", *b.run(t, d, state.ExecutionRequestCommon{Command: new("short")}).NodeLifecycle, "another command of the same definition")
 }
