@@ -12,7 +12,8 @@ import (
 )
 
 // connectTimeout bounds one attempt to connect where the URL gives no bound.
-const connectTimeout = 10 * time.Second
+// It leaves a request the time to answer that the database is away.
+const connectTimeout = 5 * time.Second
 
 // idleTime is how long an unused connection is kept.
 const idleTime = 5 * time.Minute
@@ -28,11 +29,11 @@ const sessionSettings = `SET TIME ZONE 'UTC'; SET jit = off`
 
 // openPool makes a pool for url. It does not connect.
 func openPool(url string, cfg ManagerConfig) (*sqlx.DB, error) {
-	c, err := newConnector(url)
+	settings, err := connectionConfig(url)
 	if err != nil {
 		return nil, err
 	}
-	db := sql.OpenDB(c)
+	db := sql.OpenDB(poolConnector{settings})
 	maxOpen, maxIdle := cfg.MaxOpen, cfg.MaxIdle
 	if maxOpen == 0 {
 		maxOpen = defaultMaxOpen
@@ -47,18 +48,36 @@ func openPool(url string, cfg ManagerConfig) (*sqlx.DB, error) {
 }
 
 // connector opens sessions that have sessionSettings.
-type connector struct{ *pq.Connector }
+type connector struct {
+	*pq.Connector
+	// established, where it is not nil, is called when the server has let the
+	// session in.
+	established func()
+}
 
 var _ driver.Connector = connector{}
 
 func newConnector(url string) (connector, error) {
+	cfg, err := connectionConfig(url)
+	if err != nil {
+		return connector{}, err
+	}
+	inner, err := pq.NewConnectorConfig(cfg)
+	if err != nil {
+		return connector{}, err
+	}
+	return connector{Connector: inner}, nil
+}
+
+// connectionConfig is how all sessions are opened.
+func connectionConfig(url string) (pq.Config, error) {
 	if url == "" {
-		return connector{}, errors.New("empty, where a connection string is needed")
+		return pq.Config{}, errors.New("empty, where a connection string is needed")
 	}
 	cfg, err := pq.NewConfig(url)
 	if err != nil {
 		// The driver's message may hold the password.
-		return connector{}, errors.New("not a connection string (postgres://user:password@host:5432/database)")
+		return pq.Config{}, errors.New("not a connection string (postgres://user:password@host:5432/database)")
 	}
 	// One round trip for a query with arguments, where the driver otherwise
 	// takes two: one to prepare it and one to run it.
@@ -67,11 +86,7 @@ func newConnector(url string) (connector, error) {
 		cfg.ConnectTimeout = connectTimeout
 	}
 	cfg.FallbackApplicationName = applicationName
-	inner, err := pq.NewConnectorConfig(cfg)
-	if err != nil {
-		return connector{}, err
-	}
-	return connector{inner}, nil
+	return cfg, nil
 }
 
 // Connect implements driver.Connector.
@@ -79,6 +94,9 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	conn, err := c.Connector.Connect(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if c.established != nil {
+		c.established()
 	}
 	session, ok := conn.(driver.ExecerContext)
 	if !ok {
