@@ -148,7 +148,7 @@ func TestFollowingALogSendsEventsUntilTheRunStops(t *testing.T) {
 		assert.Equal(t, http.StatusNotFound, a.call(t, http.MethodGet, "/api/v6/nope/logs?follow=true", "").status)
 	})
 	t.Run("nonsense is refused", func(t *testing.T) {
-		assert.Equal(t, http.StatusBadRequest, a.call(t, http.MethodGet, logPath+"?follow=1", "").status)
+		assert.Equal(t, http.StatusBadRequest, a.call(t, http.MethodGet, logPath+"?follow=maybe", "").status)
 		assert.Equal(t, http.StatusBadRequest, a.call(t, http.MethodGet, logPath+"?raw_text=yes", "").status)
 	})
 }
