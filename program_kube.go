@@ -63,7 +63,7 @@ func (p *program) openKubernetes(cluster state.Cluster) (engine.Engine, error) {
 	made, err := kubernetes.New(kubernetes.Config{
 		Cluster: cluster, Kube: connection, Mode: p.cfg.Mode, EKS: p.cfg.EKS, Deadlines: p.cfg.Deadlines,
 		LostAfter: p.cfg.LostAfter, DataDir: p.cfg.Local.DataDir, Archive: p.kube.archive,
-		Sizer: p.kube.sizer, Store: p.manager, Logger: p.logger, Fingerprint: p.kube.connector.Fingerprint,
+		Sizer: p.kube.sizer, Store: p.manager, Logger: p.logger, Metrics: p.metrics, Fingerprint: p.kube.connector.Fingerprint,
 	})
 	if err != nil {
 		return nil, err

@@ -3,13 +3,15 @@ package services
 import (
 	"context"
 	"log/slog"
+
+	"github.com/stitchfix/flotilla-os/state"
 )
 
 // Events of the audit lines. The first two keep the names that existing log
 // searches look for.
 const (
 	eventRunCreated         = "FlotillaSubmitTask"
-	eventRunStatus          = "FlotillaTaskStatus"
+	eventRunStatus          = state.EventTaskStatus
 	eventDefinitionCreated  = "definition_created"
 	eventDefinitionUpdated  = "definition_updated"
 	eventDefinitionDeleted  = "definition_deleted"

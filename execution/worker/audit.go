@@ -7,14 +7,10 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// eventStatus is the event of the audit line of a run's change of status; the
-// name is that of existing log searches.
-const eventStatus = "FlotillaTaskStatus"
-
 // logStatus writes the one audit line of a change that was committed.
 func logStatus(logger *slog.Logger, run state.Run, to state.Status, u state.RunUpdate) {
 	attrs := []any{
-		"event", eventStatus, "run_id", run.RunID, "status", to, "cluster", run.ClusterName,
+		"event", state.EventTaskStatus, "run_id", run.RunID, "status", to, "cluster", run.ClusterName,
 		"definition_id", run.DefinitionID, "alias", run.Alias, "owner", run.User, "attempt", run.Attempt(),
 	}
 	if u.ExitCode != nil {

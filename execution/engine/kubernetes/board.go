@@ -99,6 +99,7 @@ func (b *board) event(job string, e state.PodEvent, most int) (isNew, over bool)
 		}
 		if len(b.early[job]) < mostEarly {
 			b.early[job] = append(b.early[job], e)
+			return true, false
 		}
 		return false, false
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/stitchfix/flotilla-os/config"
 	"github.com/stitchfix/flotilla-os/execution/adapter"
 	"github.com/stitchfix/flotilla-os/execution/engine"
+	"github.com/stitchfix/flotilla-os/metrics"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -44,6 +45,8 @@ type Config struct {
 	Sizer   Sizer
 	Store   Store
 	Logger  *slog.Logger
+	// Metrics counts what the cluster did for runs; nil counts nothing.
+	Metrics metrics.Client
 	// Clock is time.Now where nil.
 	Clock func() time.Time
 }
@@ -74,6 +77,9 @@ var (
 func New(cfg Config) (*Engine, error) {
 	if cfg.Kube == nil || cfg.Archive == nil || cfg.Sizer == nil || cfg.Store == nil || cfg.Logger == nil {
 		return nil, errors.New("kubernetes: a connection, an archive, a sizer, a store and a logger are needed")
+	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = metrics.Nop{}
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now

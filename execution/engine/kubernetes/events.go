@@ -15,11 +15,15 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/stitchfix/flotilla-os/execution/adapter"
+	"github.com/stitchfix/flotilla-os/metrics"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
 // warningDelay gathers warnings, so that a pod that fails in a loop costs few updates.
 const warningDelay = 3 * time.Second
+
+// reasonScaleUp is what the cluster autoscaler says of a pod for whose sake it adds a node.
+const reasonScaleUp = "TriggeredScaleUp"
 
 // eventRing holds the newest events of an attempt, each once.
 type eventRing struct {
@@ -99,6 +103,9 @@ func (f *follower) event(e *corev1.Event) {
 		return
 	}
 	isNew, over := f.board.event(job, podEvent(e), f.cfg.EKS.MaxPodEvents)
+	if isNew && !over && e.Reason == reasonScaleUp {
+		f.count(metrics.EngineEKSTriggeredScaleUp)
+	}
 	if isNew && !over && e.Type == corev1.EventTypeWarning {
 		f.reports.AddAfter(job, warningDelay)
 	}

@@ -58,9 +58,6 @@ func (e *Engine) Follow(ctx context.Context, o engine.Observer) error {
 	jobs, pods := f.board.jobStore(), f.board.podStore()
 	group.Go(func() error { return f.reflect(ctx, "Jobs", f.jobSource(), &batchv1.Job{}, jobs) })
 	group.Go(func() error { return f.reflect(ctx, "pods", f.podSource(), &corev1.Pod{}, pods) })
-	group.Go(func() error {
-		return f.reflect(ctx, "events", f.eventSource(), &corev1.Event{}, &eventSink{follower: f})
-	})
 	group.Go(func() error { return f.whenSynced(ctx, jobs.synced, pods.synced) })
 	group.Go(func() error {
 		<-ctx.Done()

@@ -11,6 +11,7 @@ import (
 	"github.com/stitchfix/flotilla-os/config/fault"
 	"github.com/stitchfix/flotilla-os/execution/adapter"
 	"github.com/stitchfix/flotilla-os/execution/engine"
+	"github.com/stitchfix/flotilla-os/metrics"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -90,6 +91,9 @@ func (f *follower) tell(ctx context.Context, a attempt, o adapter.Outcome) error
 		}
 		return err
 	}
+	if podReplaced(a, now) {
+		f.count(metrics.EngineEKSRunPodnameChanged)
+	}
 	over := o.Status == state.StatusStopped || o.Status == state.StatusNeedsRetry
 	f.board.change(a.job, func(b *attempt) {
 		b.told, b.over, b.stored, b.events.urgent = now, over, a.peak, false
@@ -104,6 +108,21 @@ func (f *follower) tell(ctx context.Context, a attempt, o adapter.Outcome) error
 		f.logbook.start(f.placeOf(&a))
 	}
 	return nil
+}
+
+// podReplaced says that a run's pod took the place of another: a later attempt's first, or a second one of a Job.
+func podReplaced(a attempt, now told) bool {
+	if now.pod == "" || now.pod == a.told.pod {
+		return false
+	}
+	return a.told.pod != "" || a.number > 1
+}
+
+// count counts something that the cluster did for a run.
+func (f *follower) count(m metrics.Metric) {
+	f.cfg.Metrics.Increment(m, []string{
+		metrics.Tag(metrics.TagEngine, state.EKSEngine), metrics.Tag(metrics.TagCluster, f.cfg.Cluster.Name),
+	}, 1)
 }
 
 // removeOver deletes what would go on although its attempt is over. What it wrote is fetched first.
