@@ -63,10 +63,16 @@ func TestOneServerAtATimeLeads(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	var leaders atomic.Int32
+	// A session that the database ends lets the next one lead before the old
+	// leader can know; it stops within a probe (see the test below). Only with
+	// living sessions is there never more than one.
+	var sessionsEnded atomic.Bool
 	led := make(chan int, 100)
 	leader := func(i int) func(ctx context.Context) error {
 		return func(ctx context.Context) error {
-			assert.Equal(t, int32(1), leaders.Add(1), "two lead at once")
+			if now := leaders.Add(1); !sessionsEnded.Load() {
+				assert.Equal(t, int32(1), now, "two lead at once")
+			}
 			led <- i
 			<-ctx.Done()
 			leaders.Add(-1)
@@ -81,6 +87,7 @@ func TestOneServerAtATimeLeads(t *testing.T) {
 	stops[first]()
 	second := receive(t, led, "a second leader")
 	assert.NotEqual(t, first, second)
+	sessionsEnded.Store(true)
 	s.endLockSessions(t)
 	receive(t, led, "a leader after the session was ended")
 }
