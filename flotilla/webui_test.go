@@ -41,7 +41,7 @@ func TestTheOldWebUI(t *testing.T) {
 		return got.object(t), got
 	}
 	run, got := launch(`[{"name": "A", "value": "1"}]`)
-	runID := run["run_id"].(string)
+	runID := fmt.Sprint(run["run_id"])
 	assert.Equal(t, "QUEUED", run["status"])
 	assert.Equal(t, "ann", run["user"])
 	assert.Equal(t, "local", run["cluster"], "an unknown cluster is as good as none")
@@ -53,9 +53,9 @@ func TestTheOldWebUI(t *testing.T) {
 		page := a.ok(t, http.MethodGet, "/api/v6/"+runID+"/logs?last_seen=", "")
 		assert.NotEmpty(t, page["last_seen"], "it polls without pause on an empty one")
 		a.engine.write(runID, "hi\n")
-		page = a.ok(t, http.MethodGet, "/api/v6/"+runID+"/logs?last_seen="+url.QueryEscape(page["last_seen"].(string)), "")
+		page = a.ok(t, http.MethodGet, "/api/v6/"+runID+"/logs?last_seen="+url.QueryEscape(fmt.Sprint(page["last_seen"])), "")
 		assert.Equal(t, "hi\n", page["log"])
-		page = a.ok(t, http.MethodGet, "/api/v6/"+runID+"/logs?last_seen="+url.QueryEscape(page["last_seen"].(string)), "")
+		page = a.ok(t, http.MethodGet, "/api/v6/"+runID+"/logs?last_seen="+url.QueryEscape(fmt.Sprint(page["last_seen"])), "")
 		assert.Equal(t, "", page["log"])
 		assert.Equal(t, "hi\n", string(a.call(t, http.MethodGet, "/api/v6/"+runID+"/logs?raw_text=true", "").body))
 		assert.EqualValues(t, 0, a.ok(t, http.MethodGet, "/api/v6/"+runID+"/events", "")["total"])

@@ -92,9 +92,10 @@ func call(name string, texts ...string) *parse.ActionNode {
 	// Parsing only asks whether the function exists.
 	trees, err := parse.Parse("check", action+"}}", "", "", map[string]any{name: call})
 	if err != nil {
-		panic("services: " + err.Error())
+		panic("services: " + err.Error()) // the text is made right here: nothing that a user sends gets into it unquoted
 	}
-	return trees["check"].Root.Nodes[0].(*parse.ActionNode)
+	parsed, _ := trees["check"].Root.Nodes[0].(*parse.ActionNode) // one action is one such node
+	return parsed
 }
 
 // guardList has each turn of every loop counted, and every value checked
