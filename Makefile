@@ -46,7 +46,7 @@ KUBE_RUNS := 10000
 
 .PHONY: test-kube
 test-kube: postgres ## the tests against the cluster of $KUBECONFIG (kubectl needed)
-	$(GO) test -tags kube -timeout 30m -count 1 -run '^($(KUBE_TESTS))$$' $(sort $(dir $(KUBE_FILES)))
+	$(GO) test -tags kube -timeout 30m -count 1 -parallel 4 -run '^($(KUBE_TESTS))$$' $(sort $(dir $(KUBE_FILES)))
 
 .PHONY: bench-kube
 bench-kube: postgres ## KUBE_RUNS runs at once on the simulated nodes (kwok) of $KUBECONFIG: rate, requests, delay, memory
