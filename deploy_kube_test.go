@@ -47,9 +47,9 @@ func TestDeploy(t *testing.T) {
 }
 
 func rightsOfTheAccount(t *testing.T) {
-	cluster := kubetest.Open(t)
+	rights := kubetest.Whole(t).AuthorizationV1()
 	may := func(namespace, group, resource, subresource, verb string) bool {
-		review, err := cluster.Client.AuthorizationV1().SubjectAccessReviews().Create(t.Context(),
+		review, err := rights.SubjectAccessReviews().Create(t.Context(),
 			&authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 				User: "system:serviceaccount:" + deployedNamespace + ":" + deployedAccount,
 				ResourceAttributes: &authorizationv1.ResourceAttributes{

@@ -51,7 +51,7 @@ func newKubeSite(t testing.TB, env ...string) *kubeSite {
 	admin := kubetest.Open(t)
 	s := &kubeSite{admin: admin, namespace: kubetest.Namespace(t, admin), folder: t.TempDir()}
 	s.api = newRelay(t, apiServerURL(t).Host)
-	s.seen = newWitness(t, admin, s.namespace)
+	s.seen = newWitness(t, s.namespace)
 	s.token = s.accountToken(t)
 	s.installation = newInstallation(t, pgtest.NewServer(t).CreateDatabase("kube"), append([]string{
 		"KUBECONFIG=", "EKS_KUBECONFIG_BASEPATH=" + s.folder, "EKS_JOB_NAMESPACE=" + s.namespace,
@@ -104,7 +104,7 @@ func (s *kubeSite) accountToken(t testing.TB) string {
 	_, err := s.admin.Client.CoreV1().ServiceAccounts(s.namespace).Create(t.Context(),
 		&corev1.ServiceAccount{ObjectMeta: meta}, metav1.CreateOptions{})
 	require.NoError(t, err)
-	rights := s.admin.Client.RbacV1()
+	rights := kubetest.Whole(t).RbacV1()
 	_, err = rights.Roles(s.namespace).Create(t.Context(),
 		&rbacv1.Role{ObjectMeta: meta, Rules: deployedRules(t)}, metav1.CreateOptions{})
 	require.NoError(t, err)

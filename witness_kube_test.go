@@ -15,7 +15,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/tools/cache"
 
-	"github.com/stitchfix/flotilla-os/clients/kube"
+	"github.com/stitchfix/flotilla-os/clients/kube/kubetest"
 )
 
 // witness sees every Job and every pod that there ever was in a namespace, by a way to the API server of its own.
@@ -27,12 +27,12 @@ type witness struct {
 	ended map[string]time.Time
 }
 
-func newWitness(t testing.TB, cluster *kube.Cluster, namespace string) *witness {
+func newWitness(t testing.TB, namespace string) *witness {
 	t.Helper()
 	w := &witness{
 		jobs: map[string]map[types.UID]bool{}, pods: map[string]map[types.UID]bool{}, ended: map[string]time.Time{},
 	}
-	factory := informers.NewSharedInformerFactoryWithOptions(cluster.Streams, 0, informers.WithNamespace(namespace))
+	factory := informers.NewSharedInformerFactoryWithOptions(kubetest.Whole(t), 0, informers.WithNamespace(namespace))
 	handler := cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(seen any) { w.note(seen) },
 		UpdateFunc: func(_, seen any) { w.note(seen) },

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	utilnet "k8s.io/apimachinery/pkg/util/net"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/flowcontrol"
 	metricsclient "k8s.io/metrics/pkg/client/clientset/versioned"
@@ -72,9 +71,9 @@ type Cluster struct {
 	// AWS is whether the cluster's user is authenticated by AWS.
 	AWS bool
 	// Client is for requests that end; each is bounded by the timeout.
-	Client kubernetes.Interface
+	Client API
 	// Streams is for watches and logs, which end when their context does.
-	Streams kubernetes.Interface
+	Streams API
 	// Metrics asks metrics.k8s.io, which not every cluster serves.
 	Metrics metricsclient.Interface
 
@@ -126,10 +125,10 @@ func (c *Connector) connect(cluster string, f found) (*Cluster, error) {
 		Name: cluster, Source: f.source, Fingerprint: f.digest, AWS: usesAWS(cfg),
 		connector: c, transport: streaming.Transport,
 	}
-	if opened.Streams, err = kubernetes.NewForConfigAndClient(cfg, streaming); err != nil {
+	if opened.Streams, err = newAPI(cfg, streaming); err != nil {
 		return nil, err
 	}
-	if opened.Client, err = kubernetes.NewForConfigAndClient(cfg, bounded); err != nil {
+	if opened.Client, err = newAPI(cfg, bounded); err != nil {
 		return nil, err
 	}
 	if opened.Metrics, err = metricsclient.NewForConfigAndClient(metricsCfg, bounded); err != nil {

@@ -14,6 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/stitchfix/flotilla-os/clients/kube"
@@ -58,6 +60,21 @@ func Open(t testing.TB) *kube.Cluster {
 	require.NoError(t, err)
 	t.Cleanup(cluster.Close)
 	return cluster
+}
+
+// Whole is all of the API of the cluster, for what the program itself never asks for.
+func Whole(t testing.TB) kubernetes.Interface {
+	t.Helper()
+	rules := &clientcmd.ClientConfigLoadingRules{Precedence: filepath.SplitList(Kubeconfig(t))}
+	cfg, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
+	require.NoError(t, err)
+	cfg.QPS = -1 // no limit
+	client, err := rest.HTTPClientFor(cfg)
+	require.NoError(t, err)
+	t.Cleanup(client.CloseIdleConnections)
+	whole, err := kubernetes.NewForConfigAndClient(cfg, client)
+	require.NoError(t, err)
+	return whole
 }
 
 // Namespace makes a namespace for the test alone, in which pods can be created at once; it is deleted with all that is
