@@ -53,7 +53,7 @@ test-kube: postgres ## the tests against the cluster of $KUBECONFIG (kubectl nee
 .PHONY: bench-kube
 bench-kube: postgres ## KUBE_RUNS runs at once on the simulated nodes (kwok) of $KUBECONFIG: rate, requests, delay, memory
 	@mkdir -p $(BIN); rm -f $(BENCH_RESULTS)
-	FLOTILLA_BENCH_RESULTS=$(BENCH_RESULTS) $(GO) test -tags kube -timeout 1h -run '^$$' -bench '^BenchmarkKubeScale$$' -benchtime 1x . -scale.runs $(KUBE_RUNS)
+	FLOTILLA_BENCH_RESULTS=$(BENCH_RESULTS) $(GO) test -tags kube -timeout 1h -run '^$$' -bench '^BenchmarkKubeScale$$' -benchtime 1x ./e2e -scale.runs $(KUBE_RUNS)
 	@.ci/bench-table '$(KUBE_RUNS) runs on a cluster on this machine' <$(BENCH_RESULTS)
 
 .PHONY: lint
@@ -75,8 +75,8 @@ fuzz: postgres ## fuzz the list filters and the launch request, FUZZ_TIME each
 	$(GO) test ./flotilla -run '^$$' -fuzz '^FuzzListFilters$$' -fuzztime $(FUZZ_TIME)
 	$(GO) test ./flotilla -run '^$$' -fuzz '^FuzzLaunchRequest$$' -fuzztime $(FUZZ_TIME)
 
-# What kills the servers and the database under 16 clients; see soak_test.go.
-SOAK = $(GO) test . -run '^TestSoak' -v -soak.runs
+# What kills the servers and the database under 16 clients; see e2e/soak_test.go.
+SOAK = $(GO) test ./e2e -run '^TestSoak' -v -soak.runs
 
 .PHONY: soak-short
 soak-short: postgres ## nothing lost, nothing twice, while servers and database are killed: SOAK_RUNS_SHORT runs per test
@@ -95,9 +95,9 @@ define BENCH
 	@mkdir -p $(BIN); rm -f $(BENCH_RESULTS)
 	$(GO) test ./state -run '^($(PLAN_TESTS))$$' -count 1
 	$(BENCH_GO) ./state -bench '^BenchmarkARALookup$$' -benchtime $(2)x
-	$(BENCH_GO) . -bench '^BenchmarkHistory$$' -benchtime $(2)x
-	$(BENCH_GO) . -bench '^BenchmarkToRunning$$' -benchtime $(3)x
-	$(BENCH_GO) . -bench '^BenchmarkMemory$$' -benchtime 1x -bench.executed $(4)
+	$(BENCH_GO) ./e2e -bench '^BenchmarkHistory$$' -benchtime $(2)x
+	$(BENCH_GO) ./e2e -bench '^BenchmarkToRunning$$' -benchtime $(3)x
+	$(BENCH_GO) ./e2e -bench '^BenchmarkMemory$$' -benchtime 1x -bench.executed $(4)
 	@.ci/bench-table '$(1) runs of history' <$(BENCH_RESULTS)
 endef
 PLAN_TESTS = $(shell sed -n 's/^func \(Test[A-Za-z]*\).*/\1/p' state/plans*_test.go | paste -sd '|')

@@ -1,6 +1,6 @@
 //go:build kube
 
-package main
+package e2e
 
 import (
 	"context"
@@ -48,17 +48,23 @@ type kubeSite struct {
 // newKubeSite prepares a site. env holds further NAME=value pairs for every server of it.
 func newKubeSite(t testing.TB, env ...string) *kubeSite {
 	t.Helper()
+	return newKubeSiteOn(t, pgtest.NewServer(t).CreateDatabase("kube"), env...)
+}
+
+// newKubeSiteOn does so with a database that is there already.
+func newKubeSiteOn(t testing.TB, dbURL string, env ...string) *kubeSite {
+	t.Helper()
 	admin := kubetest.Open(t)
 	s := &kubeSite{admin: admin, namespace: kubetest.Namespace(t, admin), folder: t.TempDir()}
 	s.api = newRelay(t, apiServerURL(t).Host)
 	s.seen = newWitness(t, s.namespace)
 	s.token = s.accountToken(t)
-	s.installation = newInstallation(t, pgtest.NewServer(t).CreateDatabase("kube"), append([]string{
+	s.installation = newInstallation(t, dbURL, append([]string{
 		"KUBECONFIG=", "EKS_KUBECONFIG_BASEPATH=" + s.folder, "EKS_JOB_NAMESPACE=" + s.namespace,
 		"LOCAL_ENABLED=false", "EKS_CLUSTERS=" + mainCluster, "EKS_CLUSTER_DEFAULT=" + mainCluster,
 		"CLAIM_LEASE=3s", "TERMINATE_GRACE_SECONDS=2", "ARA_MIN_MEMORY=32",
 	}, env...)...)
-	s.addKubeconfig(mainCluster, "https://"+s.api.address)
+	s.addKubeconfig(mainCluster, s.api.url(), s.token)
 	return s
 }
 
@@ -78,8 +84,9 @@ func clusterOfKubeconfig(t testing.TB) *clientcmdapi.Cluster {
 	return loaded.Clusters[loaded.Contexts[loaded.CurrentContext].Cluster]
 }
 
-// addKubeconfig gives all servers the way to a cluster: to the API server of the tests, at that address.
-func (s *kubeSite) addKubeconfig(name, server string) {
+// addKubeconfig gives all servers the way to a cluster: to the API server of the tests, at that address and as whom the
+// token says.
+func (s *kubeSite) addKubeconfig(name, server, token string) {
 	s.t.Helper()
 	real := clusterOfKubeconfig(s.t)
 	cluster := clientcmdapi.NewCluster()
@@ -88,7 +95,7 @@ func (s *kubeSite) addKubeconfig(name, server string) {
 	cluster.InsecureSkipTLSVerify = real.InsecureSkipTLSVerify
 	cfg := clientcmdapi.NewConfig()
 	cfg.Clusters["c"] = cluster
-	cfg.AuthInfos["u"] = &clientcmdapi.AuthInfo{Token: s.token}
+	cfg.AuthInfos["u"] = &clientcmdapi.AuthInfo{Token: token}
 	cfg.Contexts["x"] = &clientcmdapi.Context{Cluster: "c", AuthInfo: "u"}
 	cfg.CurrentContext = "x"
 	// Renamed into place, so that no server reads half a file.
@@ -123,7 +130,7 @@ func (s *kubeSite) accountToken(t testing.TB) string {
 // deployedRules are the rules of the Role in deploy/cluster.
 func deployedRules(t testing.TB) []rbacv1.PolicyRule {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("deploy", "cluster", "account.yaml"))
+	text, err := os.ReadFile(filepath.Join(root, "deploy", "cluster", "account.yaml"))
 	require.NoError(t, err)
 	for document := range strings.SplitSeq(string(text), "\n---\n") {
 		var role rbacv1.Role

@@ -1,6 +1,6 @@
 //go:build kube
 
-package main
+package e2e
 
 import (
 	"io"
@@ -24,6 +24,9 @@ type relay struct {
 	closed   bool
 	frozen   chan struct{} // closed while bytes may pass
 }
+
+// url is where servers find the API server.
+func (r *relay) url() string { return "https://" + r.address }
 
 func newRelay(t testing.TB, to string) *relay {
 	t.Helper()

@@ -1,6 +1,6 @@
 //go:build kube
 
-package main
+package e2e
 
 import (
 	"log/slog"
@@ -40,8 +40,8 @@ func kubectl(t *testing.T, args ...string) {
 // TestDeploy applies what a cluster needs, which leaves it behind, and has the API server check the rest.
 func TestDeploy(t *testing.T) {
 	kubetest.Kubeconfig(t)
-	kubectl(t, "apply", "-k", "deploy/cluster")
-	kubectl(t, "apply", "--dry-run=server", "-k", "deploy/base")
+	kubectl(t, "apply", "-k", root+"/deploy/cluster")
+	kubectl(t, "apply", "--dry-run=server", "-k", root+"/deploy/base")
 	t.Run("the account has the rights that it needs and no others", rightsOfTheAccount)
 	t.Run("a cluster is added by a kubeconfig of the account", addCluster)
 }

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"net/http"
@@ -19,7 +19,7 @@ import (
 func TestADatabaseOfTheOldProgramIsServed(t *testing.T) {
 	t.Parallel()
 	old := pgtest.New(t)
-	script, err := os.ReadFile(filepath.Join("state", "testdata", "old_database.sql"))
+	script, err := os.ReadFile(filepath.Join(root, "state", "testdata", "old_database.sql"))
 	require.NoError(t, err)
 	_, err = old.Open(t).ExecContext(t.Context(), string(script))
 	require.NoError(t, err)

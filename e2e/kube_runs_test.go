@@ -1,8 +1,11 @@
 //go:build kube
 
-package main
+package e2e
 
 import (
+	"context"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -10,7 +13,10 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/stitchfix/flotilla-os/clients/kube/kubetest"
+	"github.com/stitchfix/flotilla-os/clients/logs"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -33,9 +39,9 @@ func TestKubeLog(t *testing.T) {
 	assert.Equal(t, 1, strings.Count(whole, "\nover\n"), whole)
 
 	k.awaitRecorded(id)
-	pods := k.cluster.Client.CoreV1().Pods(k.namespace)
+	pods := k.admin.Client.CoreV1().Pods(k.namespace)
 	background := metav1.DeletePropagationBackground
-	require.NoError(t, k.cluster.Client.BatchV1().Jobs(k.namespace).Delete(t.Context(), id, metav1.DeleteOptions{PropagationPolicy: &background}))
+	require.NoError(t, k.admin.Client.BatchV1().Jobs(k.namespace).Delete(t.Context(), id, metav1.DeleteOptions{PropagationPolicy: &background}))
 	require.Eventually(t, func() bool {
 		list, err := pods.List(t.Context(), metav1.ListOptions{})
 		return err == nil && len(list.Items) == 0
@@ -46,10 +52,10 @@ func TestKubeLog(t *testing.T) {
 }
 
 // awaitRecorded waits until the run's Job says that everything of it is recorded.
-func (k *kubeInstallation) awaitRecorded(job string) {
+func (k *kubeServer) awaitRecorded(job string) {
 	k.t.Helper()
 	require.Eventually(k.t, func() bool {
-		found, err := k.cluster.Client.BatchV1().Jobs(k.namespace).Get(k.t.Context(), job, metav1.GetOptions{})
+		found, err := k.admin.Client.BatchV1().Jobs(k.namespace).Get(k.t.Context(), job, metav1.GetOptions{})
 		require.NoError(k.t, err)
 		marked := found.Annotations["flotilla.stitchfix.com/recorded"] != ""
 		if marked {
@@ -63,7 +69,7 @@ func (k *kubeInstallation) awaitRecorded(job string) {
 func TestKubeAdaptiveResources(t *testing.T) {
 	t.Parallel()
 	k := startKube(t)
-	definition := k.defineImage(kubeImage, "head -c 600M /dev/zero | tail > /dev/null; echo done", 512)
+	definition := k.defineImage(kubetest.Image(), "head -c 600M /dev/zero | tail > /dev/null; echo done", 512)
 	first := k.awaitStopped(k.execute(definition))
 	assert.EqualValues(t, 137, codeOf(first))
 	assert.Equal(t, state.ReasonOOMKilled, first.ExitReason)
@@ -75,7 +81,7 @@ func TestKubeAdaptiveResources(t *testing.T) {
 	assert.EqualValues(t, 896, second.Memory)
 	assert.EqualValues(t, 896, second.MemoryLimit)
 
-	job, err := k.cluster.Client.BatchV1().Jobs(k.namespace).Get(t.Context(), id, metav1.GetOptions{})
+	job, err := k.admin.Client.BatchV1().Jobs(k.namespace).Get(t.Context(), id, metav1.GetOptions{})
 	require.NoError(t, err)
 	sizes := job.Spec.Template.Spec.Containers[0].Resources
 	assert.EqualValues(t, second.Memory*1_000_000, sizes.Requests.Memory().Value())
@@ -111,4 +117,55 @@ func TestKubeUsage(t *testing.T) {
 	k.mustCall("GET", "/"+id+"/manifest", nil, &manifest)
 	assert.Contains(t, manifest, "kind: Job")
 	assert.Contains(t, manifest, "name: "+id)
+}
+
+// TestKubeLogFollowAlways: what a run wrote is kept although nobody read it before its pod was taken away by force.
+func TestKubeLogFollowAlways(t *testing.T) {
+	t.Parallel()
+	k := startKube(t, "EKS_LOG_FOLLOW=always", "RETRY_BASE_DELAY=1s")
+	id := k.run(againCommand)
+	k.awaitStatus(id, state.StatusRunning)
+	archive, err := logs.NewFiles(filepath.Join(k.dataDir("one"), "logs"))
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		part, err := archive.Read(t.Context(), logs.Key{RunID: id, Attempt: 1}, 0, 1<<20)
+		return err == nil && strings.Contains(string(part.Data), "\nfirst\n")
+	}, kubePatience, kubePoll, "the log is not followed")
+	require.NoError(t, k.admin.Client.CoreV1().Pods(k.namespace).Delete(t.Context(), k.pods(id)[0].Name,
+		metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}))
+	run := k.awaitStopped(id)
+	assert.EqualValues(t, 0, codeOf(run), run.ExitReason)
+	first, second, both := strings.Cut(k.log(id), "--- attempt 2 ---\n")
+	assert.True(t, both)
+	assert.Contains(t, first, "\nfirst\n")
+	assert.Contains(t, second, "\nsecond\n")
+}
+
+// TestKubeTeam: a team's run waits for a node of the team's, and the team is registered where its nodes are provided.
+func TestKubeTeam(t *testing.T) {
+	t.Parallel()
+	k := startKube(t)
+	// A name that no other test's node has; the run's label is what a user writes.
+	team := "Data Science " + k.namespace
+	name := "data-science-" + k.namespace
+	id := k.run("true", object{"labels": object{"team": team}})
+	k.awaits(id, "unschedulable", func(r kubeRun) bool { return strings.Contains(r.StatusReason, "Unschedulable") })
+
+	registered, err := k.admin.Client.CoreV1().ConfigMaps(k.namespace).Get(t.Context(), "flotilla-team-"+name, metav1.GetOptions{})
+	require.NoError(t, err)
+	assert.Equal(t, name, registered.Data["team"])
+	assert.Equal(t, "flotilla", registered.Labels["app.kubernetes.io/managed-by"])
+	assert.Equal(t, "true", registered.Labels["flotilla.stitchfix.com/team-registry"])
+
+	nodes := kubetest.Whole(t).CoreV1().Nodes()
+	list, err := nodes.List(t.Context(), metav1.ListOptions{})
+	require.NoError(t, err)
+	labelled := func(value string) error {
+		_, err := nodes.Patch(context.Background(), list.Items[0].Name, types.MergePatchType,
+			[]byte(`{"metadata": {"labels": {"team": `+value+`}}}`), metav1.PatchOptions{})
+		return err
+	}
+	require.NoError(t, labelled(strconv.Quote(name)))
+	t.Cleanup(func() { assert.NoError(t, labelled("null")) })
+	assert.EqualValues(t, 0, codeOf(k.awaitStopped(id)))
 }

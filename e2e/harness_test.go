@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"bytes"
@@ -24,6 +24,9 @@ import (
 
 	"github.com/stitchfix/flotilla-os/config/fault"
 )
+
+// root is the folder of the program.
+const root = ".."
 
 // recovery bounds every wait for the program to get somewhere, a lease and a
 // restart included.
@@ -51,7 +54,7 @@ func buildProgram(flags ...string) (string, error) {
 	builds.folders = append(builds.folders, dir)
 	builds.Unlock()
 	path := filepath.Join(dir, "flotilla-os")
-	args := slices.Concat([]string{"build"}, flags, []string{"-o", path, "."})
+	args := slices.Concat([]string{"build"}, flags, []string{"-o", path, root})
 	out, err := exec.Command("go", args...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("building the program: %w\n%s", err, out)

@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"context"
@@ -79,7 +79,7 @@ func TestCrashPoints(t *testing.T) {
 
 func TestEveryCrashPointHasARowAndATest(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile(filepath.Join("docs", "crash-points.md"))
+	text, err := os.ReadFile(filepath.Join(root, "docs", "crash-points.md"))
 	require.NoError(t, err)
 	var rows []fault.Name
 	for _, match := range regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\|").FindAllStringSubmatch(string(text), -1) {

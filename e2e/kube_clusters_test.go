@@ -1,6 +1,6 @@
 //go:build kube
 
-package main
+package e2e
 
 import (
 	"net"
@@ -80,7 +80,7 @@ func TestKubeClusters(t *testing.T) {
 	t.Parallel()
 	const forDead = 40 // more than a worker hands over at a time
 	s := newKubeSite(t, "EKS_CLUSTERS="+mainCluster+",dead")
-	s.addKubeconfig("dead", "https://"+closedPort(t))
+	s.addKubeconfig("dead", "https://"+closedPort(t), s.token)
 	server := s.serve("a")
 	definition := s.define(server, "exit 6")
 	runOn := func(cluster string) string { return s.run(server, definition, object{"cluster": cluster}) }
@@ -98,11 +98,11 @@ func TestKubeClusters(t *testing.T) {
 	server.mustCall(http.MethodPost, "/clusters", object{"name": "two", "region": "nowhere"}, nil)
 	added := runOn("two")
 	assert.Contains(t, s.awaitReason(added), "two")
-	s.addKubeconfig("two", "https://"+s.api.address)
+	s.addKubeconfig("two", s.api.url(), s.token)
 	s.awaitStatus(added, state.StatusStopped)
 	others = append(others, added, runOn(mainCluster))
 
-	s.addKubeconfig("dead", apiServerURL(t).String()) // it has risen
+	s.addKubeconfig("dead", apiServerURL(t).String(), s.token) // it has risen
 	all := s.awaitRuns(len(dead)+len(others), string(state.StatusStopped), 2*kubePatience)
 	for _, r := range all {
 		assert.Equal(t, int64(6), r.code.Int64, "%v", r)

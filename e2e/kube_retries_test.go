@@ -1,6 +1,6 @@
 //go:build kube
 
-package main
+package e2e
 
 import (
 	"context"
@@ -26,7 +26,7 @@ const againCommand = `case $HOSTNAME in *-2-*) echo second; exit 0;; esac; echo 
 func TestKubeRetries(t *testing.T) {
 	t.Parallel()
 	k := startKube(t, "RETRY_BASE_DELAY=1s")
-	pods := k.cluster.Client.CoreV1().Pods(k.namespace)
+	pods := k.admin.Client.CoreV1().Pods(k.namespace)
 	for name, lose := range map[string]func(t *testing.T, pod corev1.Pod){
 		"its pod is evicted": func(t *testing.T, pod corev1.Pod) {
 			require.NoError(t, pods.EvictV1(t.Context(), &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace}}))
@@ -39,7 +39,7 @@ func TestKubeRetries(t *testing.T) {
 		},
 		"its Job is deleted": func(t *testing.T, pod corev1.Pod) {
 			background := metav1.DeletePropagationBackground
-			require.NoError(t, k.cluster.Client.BatchV1().Jobs(k.namespace).Delete(t.Context(), pod.Labels["job-name"],
+			require.NoError(t, k.admin.Client.BatchV1().Jobs(k.namespace).Delete(t.Context(), pod.Labels["job-name"],
 				metav1.DeleteOptions{PropagationPolicy: &background}))
 		},
 	} {
@@ -69,7 +69,7 @@ func TestKubeRetries(t *testing.T) {
 func TestKubeNodeIsDeleted(t *testing.T) {
 	t.Parallel()
 	k := startKube(t, "RETRY_BASE_DELAY=1s")
-	nodes, pods := k.cluster.Client.CoreV1().Nodes(), k.cluster.Client.CoreV1().Pods(k.namespace)
+	nodes, pods := k.admin.Client.CoreV1().Nodes(), k.admin.Client.CoreV1().Pods(k.namespace)
 	node := "gone-" + k.namespace
 	_, err := nodes.Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}, Spec: corev1.NodeSpec{Unschedulable: true}}, metav1.CreateOptions{})
 	require.NoError(t, err)
@@ -116,7 +116,7 @@ func TestKubeLost(t *testing.T) {
 	k.awaitStatus(id, state.StatusRunning)
 	k.kill()
 	background := metav1.DeletePropagationBackground
-	require.NoError(t, k.cluster.Client.BatchV1().Jobs(k.namespace).Delete(t.Context(), id, metav1.DeleteOptions{PropagationPolicy: &background}))
+	require.NoError(t, k.admin.Client.BatchV1().Jobs(k.namespace).Delete(t.Context(), id, metav1.DeleteOptions{PropagationPolicy: &background}))
 	require.Eventually(t, func() bool { return len(k.pods(id)) == 0 }, kubePatience, kubePoll)
 	k.server = k.start("one")
 	run := k.awaitStopped(id)
@@ -131,7 +131,7 @@ func TestKubeAdopts(t *testing.T) {
 	id := k.run("sleep 5")
 	k.awaitStatus(id, state.StatusRunning)
 	k.kill()
-	jobs := k.cluster.Client.BatchV1().Jobs(k.namespace)
+	jobs := k.admin.Client.BatchV1().Jobs(k.namespace)
 	_, err := jobs.Patch(t.Context(), id, types.MergePatchType, []byte(`{"metadata": {"labels": {"flotilla-run-id": null}}}`), metav1.PatchOptions{})
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
@@ -139,7 +139,7 @@ func TestKubeAdopts(t *testing.T) {
 		return len(pods) == 1 && pods[0].Status.Phase == corev1.PodSucceeded
 	}, kubePatience, kubePoll)
 	pod := k.pods(id)[0]
-	require.NoError(t, k.cluster.Client.CoreV1().Pods(k.namespace).Delete(t.Context(), pod.Name, metav1.DeleteOptions{}))
+	require.NoError(t, k.admin.Client.CoreV1().Pods(k.namespace).Delete(t.Context(), pod.Name, metav1.DeleteOptions{}))
 	require.Eventually(t, func() bool { return len(k.pods(id)) == 0 }, kubePatience, kubePoll)
 	k.server = k.start("one")
 	run := k.awaitStopped(id)

@@ -1,6 +1,6 @@
 //go:build kube
 
-package main
+package e2e
 
 import (
 	"encoding/json"
@@ -12,67 +12,52 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/stitchfix/flotilla-os/clients/kube"
 	"github.com/stitchfix/flotilla-os/clients/kube/kubetest"
 	"github.com/stitchfix/flotilla-os/state"
 	"github.com/stitchfix/flotilla-os/state/statetest"
 )
 
 const (
-	// kubeImage is a minimal Debian in the test cluster's own registry.
-	kubeImage = "127.0.0.1:5055/flotilla-test:latest"
 	// kubePatience bounds every wait for the cluster.
 	kubePatience = 3 * time.Minute
 	kubePoll     = 50 * time.Millisecond
 )
 
-// kubeInstallation is a server of the real program, with a database and a namespace of its own.
-type kubeInstallation struct {
-	*installation
+// kubeServer is a site with one server.
+type kubeServer struct {
+	*kubeSite
 	*server
-	cluster   *kube.Cluster
-	name      string // of the cluster
-	namespace string
 }
 
-// newKube prepares a database and a namespace; no server runs yet.
-func newKube(t *testing.T, env ...string) *kubeInstallation {
+// newKube prepares a site; no server runs yet.
+func newKube(t *testing.T, env ...string) *kubeServer {
 	t.Helper()
-	k := &kubeInstallation{cluster: kubetest.Open(t), name: kubetest.ContextName(t)}
-	k.namespace = kubetest.Namespace(t, k.cluster)
-	k.installation = newInstallation(t, statetest.NewURL(t), append([]string{
-		"KUBECONFIG=" + kubetest.Kubeconfig(t), "EKS_CLUSTERS=" + k.name, "EKS_CLUSTER_DEFAULT=" + k.name,
-		"EKS_JOB_NAMESPACE=" + k.namespace, "LOCAL_ENABLED=false", "LOCAL_CLUSTER_NAME=none",
-		"TERMINATE_GRACE_SECONDS=2", "ARA_ENABLED=true",
-	}, env...)...)
-	return k
+	return &kubeServer{kubeSite: newKubeSiteOn(t, statetest.NewURL(t), env...)}
 }
 
 // startKube starts a server on all that.
-func startKube(t *testing.T, env ...string) *kubeInstallation {
+func startKube(t *testing.T, env ...string) *kubeServer {
 	t.Helper()
 	k := newKube(t, env...)
-	k.server = k.start("one")
-	require.NotEmpty(t, k.url, "the server does not listen")
+	k.server = k.serve("one")
 	return k
 }
 
 // on is the same for a subtest.
-func (k *kubeInstallation) on(t *testing.T) *kubeInstallation {
-	in := *k.installation
+func (k *kubeServer) on(t *testing.T) *kubeServer {
+	in, site, s := *k.installation, *k.kubeSite, *k.server
 	in.t = t
-	s := *k.server
-	s.in = &in
-	return &kubeInstallation{installation: &in, server: &s, cluster: k.cluster, name: k.name, namespace: k.namespace}
+	site.installation, s.in = &in, &in
+	return &kubeServer{&site, &s}
 }
 
 // run executes a command on the cluster, as a definition of its own; extra fields are of the launch.
-func (k *kubeInstallation) run(command string, extra ...object) string {
+func (k *kubeServer) run(command string, extra ...object) string {
 	k.t.Helper()
-	return k.execute(k.defineImage(kubeImage, command, 512), extra...)
+	return k.execute(k.defineImage(kubetest.Image(), command, 512), extra...)
 }
 
-func (k *kubeInstallation) defineImage(image, command string, memory int) string {
+func (k *kubeServer) defineImage(image, command string, memory int) string {
 	k.t.Helper()
 	var made struct {
 		ID string `json:"definition_id"`
@@ -83,9 +68,9 @@ func (k *kubeInstallation) defineImage(image, command string, memory int) string
 	return made.ID
 }
 
-func (k *kubeInstallation) execute(definition string, extra ...object) string {
+func (k *kubeServer) execute(definition string, extra ...object) string {
 	k.t.Helper()
-	request := object{"run_tags": object{"owner_id": "kube"}, "cluster": k.name}
+	request := object{"run_tags": object{"owner_id": "kube"}, "cluster": mainCluster}
 	for _, e := range extra {
 		for name, value := range e {
 			request[name] = value
@@ -98,7 +83,7 @@ func (k *kubeInstallation) execute(definition string, extra ...object) string {
 	return run.ID
 }
 
-func (k *kubeInstallation) stop(id string) {
+func (k *kubeServer) stop(id string) {
 	k.t.Helper()
 	k.mustCall(http.MethodDelete, "/task/"+k.get(id).DefinitionID+"/history/"+id, nil, nil)
 }
@@ -125,7 +110,7 @@ type kubeRun struct {
 	Instance      state.Instance  `json:"instance"`
 }
 
-func (k *kubeInstallation) get(id string) kubeRun {
+func (k *kubeServer) get(id string) kubeRun {
 	k.t.Helper()
 	var run kubeRun
 	k.mustCall(http.MethodGet, "/history/"+id, nil, &run)
@@ -133,7 +118,7 @@ func (k *kubeInstallation) get(id string) kubeRun {
 }
 
 // awaits polls a run until it is as wanted.
-func (k *kubeInstallation) awaits(id, what string, is func(kubeRun) bool) kubeRun {
+func (k *kubeServer) awaits(id, what string, is func(kubeRun) bool) kubeRun {
 	k.t.Helper()
 	var run kubeRun
 	deadline := time.Now().Add(kubePatience)
@@ -155,19 +140,19 @@ func (k *kubeInstallation) awaits(id, what string, is func(kubeRun) bool) kubeRu
 	}
 }
 
-func (k *kubeInstallation) awaitStatus(id string, status state.Status) kubeRun {
+func (k *kubeServer) awaitStatus(id string, status state.Status) kubeRun {
 	k.t.Helper()
 	return k.awaits(id, string(status), func(r kubeRun) bool { return r.Status == status })
 }
 
 // awaitStopped answers the run as it ended.
-func (k *kubeInstallation) awaitStopped(id string) kubeRun {
+func (k *kubeServer) awaitStopped(id string) kubeRun {
 	k.t.Helper()
 	return k.awaitStatus(id, state.StatusStopped)
 }
 
 // log is the run's whole log.
-func (k *kubeInstallation) log(id string) string {
+func (k *kubeServer) log(id string) string {
 	k.t.Helper()
 	var text string
 	k.mustCall(http.MethodGet, "/"+id+"/logs?raw_text=true", nil, &text)
@@ -175,9 +160,9 @@ func (k *kubeInstallation) log(id string) string {
 }
 
 // pods lists the pods of a run, all attempts'.
-func (k *kubeInstallation) pods(id string) []corev1.Pod {
+func (k *kubeServer) pods(id string) []corev1.Pod {
 	k.t.Helper()
-	list, err := k.cluster.Client.CoreV1().Pods(k.namespace).List(k.t.Context(), metav1.ListOptions{LabelSelector: "flotilla-run-id=" + id})
+	list, err := k.admin.Client.CoreV1().Pods(k.namespace).List(k.t.Context(), metav1.ListOptions{LabelSelector: "flotilla-run-id=" + id})
 	require.NoError(k.t, err)
 	return list.Items
 }
@@ -190,7 +175,7 @@ func codeOf(r kubeRun) any {
 }
 
 // polled is the run's log, read page by page as clients do.
-func (k *kubeInstallation) polled(id string) string {
+func (k *kubeServer) polled(id string) string {
 	k.t.Helper()
 	var all, seen string
 	for {

@@ -1,12 +1,9 @@
 //go:build kube
 
-package main
+package e2e
 
 import (
 	"context"
-	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -14,8 +11,6 @@ import (
 	"github.com/stretchr/testify/require"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/stitchfix/flotilla-os/clients/kube/kubetest"
 	"github.com/stitchfix/flotilla-os/state"
@@ -49,7 +44,7 @@ func TestKubeEnds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			k := k.on(t)
-			image := kubeImage
+			image := kubetest.Image()
 			if tc.image != "" {
 				image = tc.image
 			}
@@ -68,7 +63,7 @@ func TestKubeEnds(t *testing.T) {
 func TestKubeSurvivedMemoryKillTeachesNothing(t *testing.T) {
 	t.Parallel()
 	k := startKube(t)
-	definition := k.defineImage(kubeImage, "head -c 900M /dev/zero | tail > /dev/null || true", 512)
+	definition := k.defineImage(kubetest.Image(), "head -c 900M /dev/zero | tail > /dev/null || true", 512)
 	for range 2 {
 		run := k.awaitStopped(k.execute(definition))
 		require.EqualValues(t, 0, codeOf(run), run.ExitReason)
@@ -81,16 +76,16 @@ func TestKubeSurvivedMemoryKillTeachesNothing(t *testing.T) {
 func TestKubeStop(t *testing.T) {
 	t.Parallel()
 	k := startKube(t)
-	stop := func(k *kubeInstallation, id string) {
+	stop := func(k *kubeServer, id string) {
 		k.stop(id)
 		run := k.get(id)
 		assert.Equal(k.t, state.StatusStopped, run.Status)
 		assert.EqualValues(k.t, 1, codeOf(run))
 		assert.Contains(k.t, run.ExitReason, state.ReasonTerminated)
 	}
-	nothingLeft := func(k *kubeInstallation, id string) {
+	nothingLeft := func(k *kubeServer, id string) {
 		require.Eventually(k.t, func() bool {
-			jobs, err := k.cluster.Client.BatchV1().Jobs(k.namespace).List(k.t.Context(), metav1.ListOptions{LabelSelector: "flotilla-run-id=" + id})
+			jobs, err := k.admin.Client.BatchV1().Jobs(k.namespace).List(k.t.Context(), metav1.ListOptions{LabelSelector: "flotilla-run-id=" + id})
 			return err == nil && len(jobs.Items) == 0 && len(k.pods(id)) == 0
 		}, kubePatience, kubePoll, "something is left of the run")
 		run := k.get(id)
@@ -129,13 +124,10 @@ func TestKubeStop(t *testing.T) {
 // TestKubeTroubledClusters: a cluster that takes no runs says why, and keeps nobody else waiting.
 func TestKubeTroubledClusters(t *testing.T) {
 	t.Parallel()
-	folder := t.TempDir()
-	k := newKube(t, "EKS_KUBECONFIG_BASEPATH="+folder)
-	k.kubeconfig(folder, "unreachable", func(c *clientcmdapi.Cluster, _ *clientcmdapi.AuthInfo) { c.Server = "https://127.0.0.1:1" })
-	token := k.powerlessToken()
-	k.kubeconfig(folder, "forbidden", func(_ *clientcmdapi.Cluster, u *clientcmdapi.AuthInfo) { *u = clientcmdapi.AuthInfo{Token: token} })
-	k.server = k.start("one", fmt.Sprintf("EKS_CLUSTERS=%s,unreachable,forbidden,unconfigured", k.name))
-	require.NotEmpty(t, k.url)
+	k := newKube(t)
+	k.addKubeconfig("unreachable", "https://127.0.0.1:1", k.token)
+	k.addKubeconfig("forbidden", k.api.url(), k.powerlessToken())
+	k.server = k.serve("one", "EKS_CLUSTERS="+mainCluster+",unreachable,forbidden,unconfigured")
 
 	waiting := map[string]string{}
 	for _, cluster := range []string{"unreachable", "forbidden", "unconfigured"} {
@@ -150,35 +142,19 @@ func TestKubeTroubledClusters(t *testing.T) {
 			return r.Status == state.StatusQueued && strings.Contains(r.StatusReason, reason)
 		})
 	}
-	// The cluster comes to life.
-	k.kubeconfig(folder, "unconfigured", func(*clientcmdapi.Cluster, *clientcmdapi.AuthInfo) {})
-	k.kubeconfig(folder, "unreachable", func(*clientcmdapi.Cluster, *clientcmdapi.AuthInfo) {})
+	// Two of the clusters come to life.
+	for _, cluster := range []string{"unconfigured", "unreachable"} {
+		k.addKubeconfig(cluster, k.api.url(), k.token)
+	}
 	for _, cluster := range []string{"unconfigured", "unreachable"} {
 		assert.EqualValues(t, 0, codeOf(k.awaitStopped(waiting[cluster])), cluster)
 	}
 }
 
-// kubeconfig writes the test cluster's configuration under another name, changed.
-func (k *kubeInstallation) kubeconfig(folder, name string, change func(*clientcmdapi.Cluster, *clientcmdapi.AuthInfo)) {
-	k.t.Helper()
-	loaded, err := (&clientcmd.ClientConfigLoadingRules{Precedence: filepath.SplitList(kubetest.Kubeconfig(k.t))}).Load()
-	require.NoError(k.t, err)
-	require.NoError(k.t, clientcmdapi.FlattenConfig(loaded))
-	require.NoError(k.t, clientcmdapi.MinifyConfig(loaded))
-	for _, c := range loaded.Clusters {
-		for _, u := range loaded.AuthInfos {
-			change(c, u)
-		}
-	}
-	text, err := clientcmd.Write(*loaded)
-	require.NoError(k.t, err)
-	require.NoError(k.t, os.WriteFile(filepath.Join(folder, name), text, 0o600))
-}
-
 // powerlessToken is that of an account without any right.
-func (k *kubeInstallation) powerlessToken() string {
+func (k *kubeServer) powerlessToken() string {
 	k.t.Helper()
-	made, err := k.cluster.Client.CoreV1().ServiceAccounts(k.namespace).CreateToken(context.Background(), "default",
+	made, err := k.admin.Client.CoreV1().ServiceAccounts(k.namespace).CreateToken(context.Background(), "default",
 		&authenticationv1.TokenRequest{}, metav1.CreateOptions{})
 	require.NoError(k.t, err)
 	return made.Status.Token
