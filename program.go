@@ -234,7 +234,7 @@ func (p *program) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return p.notifier.Run(ctx) })
 	group.Go(func() error { return p.supervisor.Run(ctx) })
-	group.Go(func() error { return p.expireLogs(ctx) })
+	group.Go(func() error { return p.expireFiles(ctx) })
 	if p.cfg.CreateDatabaseSchema {
 		group.Go(func() error { return p.buildIndexes(ctx) })
 	}

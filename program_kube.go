@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/stitchfix/flotilla-os/clients/expiry"
 	"github.com/stitchfix/flotilla-os/clients/kube"
 	"github.com/stitchfix/flotilla-os/clients/logs"
 	"github.com/stitchfix/flotilla-os/execution/adapter"
@@ -16,8 +17,11 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// logExpiry is how often archived logs past their retention are looked for.
-const logExpiry = time.Hour
+// fileExpiry is how often files past their retention are looked for.
+const fileExpiry = time.Hour
+
+// logsFolder is where, within the data directory, the archive of logs is.
+const logsFolder = "logs"
 
 // kubeClusters makes the engines of Kubernetes clusters and closes those that it has replaced.
 type kubeClusters struct {
@@ -34,7 +38,7 @@ func (p *program) newKubeClusters(sizer *adapter.Adapter) (*kubeClusters, error)
 	if err != nil {
 		return nil, err
 	}
-	archive, err := logs.NewFiles(filepath.Join(p.cfg.Local.DataDir, "logs"))
+	archive, err := logs.NewFiles(filepath.Join(p.cfg.Local.DataDir, logsFolder))
 	if err != nil {
 		return nil, err
 	}
@@ -87,20 +91,20 @@ func (k *kubeClusters) close() {
 	}
 }
 
-// expireLogs deletes archived logs past eks_log_retention_days until ctx ends.
-func (p *program) expireLogs(ctx context.Context) error {
+// expireFiles deletes archived logs and manifests past eks_log_retention_days until ctx ends.
+func (p *program) expireFiles(ctx context.Context) error {
 	keep := time.Duration(p.cfg.EKS.LogRetentionDays) * 24 * time.Hour
-	tick := time.NewTicker(logExpiry)
+	tick := time.NewTicker(fileExpiry)
 	defer tick.Stop()
 	for keep > 0 {
-		deleted, err := p.kube.archive.DeleteOlder(ctx, time.Now().Add(-keep))
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err != nil:
-			p.logger.Warn("cannot delete old logs", "error", err)
-		case deleted > 0:
-			p.logger.Info("deleted old logs", "logs", deleted)
+		for _, folder := range []string{logsFolder, kubernetes.ManifestsFolder} {
+			deleted, err := expiry.Files(ctx, filepath.Join(p.cfg.Local.DataDir, folder), time.Now().Add(-keep))
+			if err != nil && ctx.Err() == nil {
+				p.logger.Warn("cannot delete old files", "folder", folder, "error", err)
+			}
+			if deleted > 0 {
+				p.logger.Info("deleted old files", "folder", folder, "files", deleted)
+			}
 		}
 		select {
 		case <-ctx.Done():

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -103,40 +102,6 @@ func (f *Files) Append(_ context.Context, key Key) (Writer, error) {
 		return nil, fmt.Errorf("logs: locking %s: %w", path, err)
 	}
 	return &fileWriter{file: file, path: path}, nil
-}
-
-// DeleteOlder removes the logs that nobody has written to since a time; it answers how many.
-func (f *Files) DeleteOlder(ctx context.Context, than time.Time) (int, error) {
-	root, err := os.OpenRoot(f.dir)
-	if err != nil {
-		return 0, ignoreMissing(err)
-	}
-	defer func() { _ = root.Close() }()
-	deleted := 0
-	err = fs.WalkDir(root.FS(), ".", func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
-			return errors.Join(ctx.Err(), ignoreMissing(err))
-		}
-		info, err := entry.Info()
-		if err != nil {
-			return ignoreMissing(err)
-		}
-		if !info.ModTime().Before(than) {
-			return ctx.Err()
-		}
-		if filepath.Ext(path) == ".log" {
-			deleted++
-		}
-		return ignoreMissing(root.Remove(path))
-	})
-	return deleted, ignoreMissing(err)
-}
-
-func ignoreMissing(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
 }
 
 // fileWriter holds the lock on its file.

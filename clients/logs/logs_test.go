@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -66,12 +64,11 @@ func makePod(n int) *pod {
 	return p
 }
 
-func newFiles(t *testing.T) (*logs.Files, string) {
+func newFiles(t *testing.T) *logs.Files {
 	t.Helper()
-	dir := t.TempDir()
-	files, err := logs.NewFiles(dir)
+	files, err := logs.NewFiles(t.TempDir())
 	require.NoError(t, err)
-	return files, dir
+	return files
 }
 
 func appendTo(t *testing.T, files *logs.Files) logs.Writer {
@@ -104,7 +101,7 @@ func archived(t *testing.T, files *logs.Files) string {
 
 func TestCopyTakesTimesOff(t *testing.T) {
 	t.Parallel()
-	files, _ := newFiles(t)
+	files := newFiles(t)
 	p := &pod{}
 	p.write(0, "a b  c\n")
 	p.write(time.Millisecond, "\n")
@@ -117,7 +114,7 @@ func TestCopyTakesTimesOff(t *testing.T) {
 
 func TestCopyLeavesOutWhatTheClusterSays(t *testing.T) {
 	t.Parallel()
-	files, _ := newFiles(t)
+	files := newFiles(t)
 	require.NoError(t, copyOnce(t, files, &pod{}, func(io.Reader) io.Reader {
 		return strings.NewReader("unable to retrieve container logs for containerd://1\n")
 	}))
@@ -129,7 +126,7 @@ func TestCopyGoesOn(t *testing.T) {
 	t.Parallel()
 	whole := makePod(40)
 	for cut := range len(whole.since(time.Time{})) {
-		files, _ := newFiles(t)
+		files := newFiles(t)
 		broken := errors.New("connection reset")
 		err := copyOnce(t, files, whole, func(r io.Reader) io.Reader {
 			return io.MultiReader(io.LimitReader(r, int64(cut)), failing{broken})
@@ -146,7 +143,7 @@ func TestCopyGoesOn(t *testing.T) {
 func TestCopyGoesOnAfterEachLine(t *testing.T) {
 	t.Parallel()
 	whole := makePod(60)
-	files, _ := newFiles(t)
+	files := newFiles(t)
 	for n := range whole.lines {
 		require.NoError(t, copyOnce(t, files, &pod{lines: whole.lines[:n+1]}, nil))
 	}
@@ -164,7 +161,7 @@ func TestCopyAfterACrash(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			whole := makePod(40)
-			files, dir := newFiles(t)
+			files := newFiles(t)
 			if marked > 0 {
 				require.NoError(t, copyOnce(t, files, &pod{lines: whole.lines[:marked]}, nil))
 			}
@@ -174,7 +171,7 @@ func TestCopyAfterACrash(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, w.Close())
 			require.NoError(t, copyOnce(t, files, whole, nil))
-			assert.Equal(t, whole.text(), archived(t, files), dir)
+			assert.Equal(t, whole.text(), archived(t, files))
 		})
 	}
 }
@@ -186,7 +183,7 @@ func TestCopySaysWhatWasNotKept(t *testing.T) {
 
 	t.Run("between two streams", func(t *testing.T) {
 		t.Parallel()
-		files, _ := newFiles(t)
+		files := newFiles(t)
 		require.NoError(t, copyOnce(t, files, &pod{lines: first}, nil))
 		for range 3 {
 			require.NoError(t, copyOnce(t, files, &pod{lines: rest}, nil))
@@ -195,7 +192,7 @@ func TestCopySaysWhatWasNotKept(t *testing.T) {
 	})
 	t.Run("before the first stream", func(t *testing.T) {
 		t.Parallel()
-		files, _ := newFiles(t)
+		files := newFiles(t)
 		late := &pod{}
 		late.write(time.Minute, "late\n")
 		require.NoError(t, copyOnce(t, files, late, nil))
@@ -205,7 +202,7 @@ func TestCopySaysWhatWasNotKept(t *testing.T) {
 	})
 	t.Run("not where only what we have is gone", func(t *testing.T) {
 		t.Parallel()
-		files, _ := newFiles(t)
+		files := newFiles(t)
 		tidy := &pod{}
 		for i := range 30 {
 			tidy.write(time.Duration(i)*400*time.Millisecond, fmt.Sprintf("line %d\n", i))
@@ -218,7 +215,7 @@ func TestCopySaysWhatWasNotKept(t *testing.T) {
 
 func TestFiles(t *testing.T) {
 	t.Parallel()
-	files, dir := newFiles(t)
+	files := newFiles(t)
 	part, err := files.Read(t.Context(), key, 5, 10)
 	require.NoError(t, err)
 	assert.Equal(t, logs.Part{}, part, "a log that nobody wrote")
@@ -240,17 +237,4 @@ func TestFiles(t *testing.T) {
 
 	_, err = files.Append(t.Context(), logs.Key{RunID: "../../etc/passwd", Attempt: 1})
 	require.Error(t, err)
-
-	deleted, err := files.DeleteOlder(t.Context(), time.Now().Add(-time.Hour))
-	require.NoError(t, err)
-	assert.Zero(t, deleted)
-	deleted, err = files.DeleteOlder(t.Context(), time.Now().Add(time.Hour))
-	require.NoError(t, err)
-	assert.Equal(t, 1, deleted)
-	left, err := filepath.Glob(filepath.Join(dir, "*", "*"))
-	require.NoError(t, err)
-	assert.Empty(t, left)
-	require.NoError(t, os.RemoveAll(dir))
-	_, err = files.DeleteOlder(t.Context(), time.Now())
-	require.NoError(t, err, "an archive without a log")
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -92,7 +93,7 @@ func New(cfg Config) (*Engine, error) {
 		logger:    cfg.Logger.With("cluster", cfg.Cluster.Name),
 		settings:  adapter.JobSettings{Mode: cfg.Mode, EKS: cfg.EKS, Deadlines: cfg.Deadlines},
 		can:       cfg.Cluster.EffectiveCapabilities(cfg.Kube.ImpliedCapabilities()...),
-		manifests: manifests{dir: cfg.DataDir},
+		manifests: manifests{dir: filepath.Join(cfg.DataDir, ManifestsFolder)},
 	}
 	e.logbook = newLogbook(e)
 	return e, nil

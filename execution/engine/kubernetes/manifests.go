@@ -16,13 +16,16 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
+// ManifestsFolder is where, within the data directory, manifests are kept.
+const ManifestsFolder = "manifests"
+
 // manifests keeps what was submitted, a file per attempt.
 type manifests struct{ dir string }
 
 func (m manifests) path(run state.Run) string {
 	name := adapter.JobName(run)
 	// Folders of folders: one per two digits of the id's end, which is random.
-	return filepath.Join(m.dir, "manifests", name[max(0, len(run.RunID)-2):len(run.RunID)], name+".yaml")
+	return filepath.Join(m.dir, name[max(0, len(run.RunID)-2):len(run.RunID)], name+".yaml")
 }
 
 func (m manifests) keep(run state.Run, job *batchv1.Job) error {
