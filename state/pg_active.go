@@ -7,11 +7,15 @@ import (
 	"github.com/lib/pq"
 )
 
+// idUnindexed orders by run_id and by no index: where few of very many runs are wanted, the planner has to begin with
+// those few, and cannot go through all runs in the order asked for.
+const idUnindexed = `(run_id || '')`
+
 const activeRunsSQL = `SELECT ` + runColumns + ` FROM task
-	WHERE cluster_name = $1 AND status IN ('PENDING', 'RUNNING')
+	WHERE COALESCE(cluster_name, '') = $1 AND status IN ('PENDING', 'RUNNING')
 	  AND ($2 = '' OR claimed_by = $2)
-	  AND run_id > $3
-	ORDER BY run_id
+	  AND ` + idUnindexed + ` > $3
+	ORDER BY ` + idUnindexed + `
 	LIMIT $4`
 
 // ActiveRuns gives the PENDING and RUNNING runs of a cluster page by page, in

@@ -73,14 +73,15 @@ func (m *Manager) RequeueOrphans(ctx context.Context, deadAfter time.Duration) (
 	})
 }
 
-// The exit code of a lost run is not known and stays NULL.
+// The exit code of a lost run is not known and stays NULL. Of the active runs, which are few, it is looked up which are
+// the cluster's, and not the other way around: the planner may not know yet how many runs a new cluster has had.
 const stopLostSQL = `UPDATE task SET
 		status = :to_status, exit_code = NULL, exit_reason = :reason, finished_at = now(), status_reason = NULL
 	WHERE status = ANY(:guard) AND run_id = ANY(ARRAY(
 		SELECT run_id FROM task
-		WHERE status IN ('PENDING', 'RUNNING') AND cluster_name = :cluster
+		WHERE status IN ('PENDING', 'RUNNING') AND COALESCE(cluster_name, '') = :cluster
 		  AND claimed_by IN ` + silentNodesSQL + `
-		ORDER BY run_id
+		ORDER BY ` + idUnindexed + `
 		LIMIT :limit
 		FOR UPDATE SKIP LOCKED))
 	RETURNING ` + runColumns

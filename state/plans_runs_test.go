@@ -2,10 +2,12 @@ package state_test
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/stitchfix/flotilla-os/state"
@@ -14,7 +16,9 @@ import (
 
 func TestNothingThatMovesRunsReadsTheWholeTable(t *testing.T) {
 	t.Parallel()
-	m, seen := newPlanned(t, newSeeded(t))
+	url := newSeeded(t)
+	addUnknownCluster(t, url)
+	m, seen := newPlanned(t, url)
 	now := time.Now()
 	for name, call := range map[string]func(ctx context.Context) error{
 		"claim": func(ctx context.Context) error {
@@ -70,8 +74,26 @@ func TestNothingThatMovesRunsReadsTheWholeTable(t *testing.T) {
 		},
 	} {
 		require.NoError(t, call(t.Context()), name)
-		requireNoScan(t, seen.take())
+		plans := seen.take()
+		requireNoScan(t, plans)
+		for _, used := range indexesOf(t, plans) {
+			assert.Contains(t, ofLiveRuns, used, "%s reads through an index of all runs:\n%s", name, plans)
+		}
 	}
+}
+
+// ofLiveRuns are the indexes by which a statement reads some runs by their ids, or runs that are not over.
+var ofLiveRuns = []string{"task_pkey", "flotilla_task_live", "flotilla_task_status", "flotilla_task_env", "flotilla_node_pkey"}
+
+// addUnknownCluster gives a cluster a queue of which the planner knows nothing yet.
+func addUnknownCluster(t *testing.T, url string) {
+	t.Helper()
+	db, err := sql.Open("postgres", url)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, db.Close()) }()
+	_, err = db.ExecContext(t.Context(), `INSERT INTO task (run_id, definition_id, cluster_name, status, engine, queued_at)
+		SELECT 'eks-' || gen_random_uuid(), 'd', $1, 'QUEUED', 'eks', now() FROM generate_series(1, 2000)`, testCluster)
+	require.NoError(t, err)
 }
 
 func TestNoLookupOfHistoryReadsTheWholeTable(t *testing.T) {

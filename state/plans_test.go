@@ -98,6 +98,21 @@ func requireNoScan(t testing.TB, texts []string) {
 	}
 }
 
+// indexesOf are the indexes that plans use.
+func indexesOf(t testing.TB, texts []string) (names []string) {
+	t.Helper()
+	for _, text := range texts {
+		var explained struct{ Plan planNode }
+		require.NoError(t, json.Unmarshal([]byte(text), &explained), text)
+		explained.Plan.visit(func(n planNode) {
+			if n.IndexName != "" {
+				names = append(names, n.IndexName)
+			}
+		})
+	}
+	return names
+}
+
 // scans are those of the plans that read the whole of table task.
 func scans(t testing.TB, texts []string) (found []string) {
 	t.Helper()
