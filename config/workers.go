@@ -10,7 +10,9 @@ import (
 const (
 	workerPrefix      = "worker."
 	workerCountSuffix = "_worker_count_per_instance"
-	maxWorkerCount    = 1000
+
+	// MaxWorkerCount is the most workers of one type that a server may be told to run.
+	MaxWorkerCount = 1000
 )
 
 // The engines whose worker counts have a default; a file may hold counts of further ones.
@@ -60,7 +62,7 @@ func applyWorkerCounts(c *Config, v *viper.Viper, env map[string]string) error {
 		}
 		text, isScalar := scalarText(raw)
 		n, isInt := parseInt(text)
-		if !isScalar || !isInt || n < 0 || n > maxWorkerCount {
+		if !isScalar || !isInt || n < 0 || n > MaxWorkerCount {
 			return &ValueError{Key: key, Held: quote(raw), Allowed: "a whole number from 0 to 1000", Source: source}
 		}
 		if c.Workers.CountPerInstance[engine] == nil {

@@ -28,7 +28,6 @@ const (
 	// maxCommandAndEnv bounds command and environment together, in bytes.
 	maxCommandAndEnv = 1 << 20
 	maxPort          = 65_535
-	maxWorkers       = 10_000
 	maxInt32         = 1<<31 - 1
 	minInt32         = -1 << 31
 )

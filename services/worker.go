@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 
+	"github.com/stitchfix/flotilla-os/config"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -91,7 +92,7 @@ func checkWorker(w state.Worker) error {
 	if !slices.Contains(state.WorkerTypes, w.WorkerType) {
 		f.addf("worker_type must be one of %s, not %q", listed(state.WorkerTypes), w.WorkerType)
 	}
-	f.number("count_per_instance", &w.CountPerInstance, 0, maxWorkers)
+	f.number("count_per_instance", &w.CountPerInstance, 0, config.MaxWorkerCount)
 	return f.err()
 }
 

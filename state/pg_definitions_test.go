@@ -172,6 +172,10 @@ func TestGroupsAndTagsAreListedInPages(t *testing.T) {
 	tags, err = s.ListTags(t.Context(), 0, 0, "")
 	require.NoError(t, err)
 	assert.Equal(t, state.NameList{Total: 5, Names: []string{}}, tags)
+	require.NoError(t, s.DeleteDefinition(t.Context(), "1"))
+	tags, err = s.ListTags(t.Context(), 1, 0, "tag a")
+	require.NoError(t, err)
+	assert.Equal(t, state.NameList{Total: 2, Names: []string{"tag a_c"}}, tags, "a tag goes with its last definition")
 	var malformed state.MalformedInput
 	_, err = s.ListTags(t.Context(), 10, 0, "\x00")
 	require.ErrorAs(t, err, &malformed)

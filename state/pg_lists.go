@@ -77,8 +77,8 @@ const (
 	countGroupsSQL = `SELECT count(DISTINCT group_name) FROM task_def WHERE group_name <> '' AND group_name LIKE $1`
 	listGroupsSQL  = `SELECT DISTINCT group_name FROM task_def WHERE group_name <> '' AND group_name LIKE $1
 ORDER BY group_name LIMIT $2 OFFSET $3`
-	countTagsSQL = `SELECT count(*) FROM tags WHERE text LIKE $1`
-	listTagsSQL  = `SELECT text FROM tags WHERE text LIKE $1 ORDER BY text LIMIT $2 OFFSET $3`
+	countTagsSQL = `SELECT count(DISTINCT tag_id) FROM task_def_tags WHERE tag_id LIKE $1`
+	listTagsSQL  = `SELECT DISTINCT tag_id FROM task_def_tags WHERE tag_id LIKE $1 ORDER BY tag_id LIMIT $2 OFFSET $3`
 )
 
 // ListGroups answers a page of the group names of definitions that contain
@@ -87,7 +87,7 @@ func (m *Manager) ListGroups(ctx context.Context, limit, offset int, name string
 	return m.listNames(ctx, nameQuery{countGroupsSQL, listGroupsSQL}, ListOptions{Limit: limit, Offset: offset}, name)
 }
 
-// ListTags answers a page of the tags that contain name.
+// ListTags answers a page of the tags of definitions that contain name.
 func (m *Manager) ListTags(ctx context.Context, limit, offset int, name string) (NameList, error) {
 	return m.listNames(ctx, nameQuery{countTagsSQL, listTagsSQL}, ListOptions{Limit: limit, Offset: offset}, name)
 }
