@@ -158,8 +158,9 @@ func TestKubeTeam(t *testing.T) {
 	assert.Equal(t, "true", registered.Labels["flotilla.stitchfix.com/team-registry"])
 
 	nodes := kubetest.Whole(t).CoreV1().Nodes()
-	list, err := nodes.List(t.Context(), metav1.ListOptions{})
+	list, err := nodes.List(t.Context(), metav1.ListOptions{FieldSelector: "spec.unschedulable=false"})
 	require.NoError(t, err)
+	require.NotEmpty(t, list.Items)
 	labelled := func(value string) error {
 		_, err := nodes.Patch(context.Background(), list.Items[0].Name, types.MergePatchType,
 			[]byte(`{"metadata": {"labels": {"team": `+value+`}}}`), metav1.PatchOptions{})
