@@ -82,13 +82,12 @@ func (c *cached[T]) drop() {
 	c.group.Forget("")
 }
 
-// mostCached bounds a cachedBy, for memory.
-const mostCached = 1000
-
 // cachedBy keeps a value per key for a while, see cached.
 type cachedBy[K comparable, T any] struct {
 	fetch func(ctx context.Context, key K) (T, error)
 	clock func() time.Time
+	// most bounds the number of keys, for memory.
+	most int
 
 	mu     sync.Mutex
 	values map[K]*cached[T]
@@ -96,7 +95,18 @@ type cachedBy[K comparable, T any] struct {
 
 // get is the value of key, at most maxAge old.
 func (c *cachedBy[K, T]) get(ctx context.Context, key K, maxAge time.Duration) (T, error) {
-	return c.of(key).get(ctx, maxAge)
+	value, err := c.of(key).get(ctx, maxAge)
+	if err != nil {
+		c.drop(key) // keys of which nothing is known are not kept
+	}
+	return value, err
+}
+
+// drop makes the next get of key fetch.
+func (c *cachedBy[K, T]) drop(key K) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.values, key)
 }
 
 func (c *cachedBy[K, T]) of(key K) *cached[T] {
@@ -105,7 +115,7 @@ func (c *cachedBy[K, T]) of(key K) *cached[T] {
 	if value, known := c.values[key]; known {
 		return value
 	}
-	if c.values == nil || len(c.values) >= mostCached {
+	if c.values == nil || len(c.values) >= c.most {
 		// Nothing kept for long is lost; a list of what is oldest costs more.
 		c.values = map[K]*cached[T]{}
 	}

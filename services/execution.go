@@ -88,7 +88,9 @@ type ExecutionService struct {
 	log       *slog.Logger
 	reattempt *cached[float64]
 	runtimes  *cachedBy[commandKey, float64]
-	endings   *terminator
+	// definitions are as they were a while ago, see createOf.
+	definitions *cachedBy[definitionKey, state.Definition]
+	endings     *terminator
 	// pick chooses one of n clusters.
 	pick func(n int) int
 }
@@ -100,7 +102,8 @@ func NewExecutionService(c ExecutionConfig) (*ExecutionService, error) {
 	}
 	s := &ExecutionService{c: c, log: c.Logger, endings: newTerminator(c.Engines, c.Logger), pick: rand.IntN}
 	s.reattempt = &cached[float64]{fetch: s.readReattemptRate, clock: c.Clock}
-	s.runtimes = &cachedBy[commandKey, float64]{fetch: s.readRuntime, clock: c.Clock}
+	s.runtimes = &cachedBy[commandKey, float64]{fetch: s.readRuntime, clock: c.Clock, most: mostRuntimes}
+	s.definitions = &cachedBy[definitionKey, state.Definition]{fetch: s.readDefinition, clock: c.Clock, most: mostDefinitions}
 	return s, nil
 }
 
@@ -127,21 +130,13 @@ type runnable interface {
 // CreateByDefinitionID queues a run of a definition. Errors:
 // state.MalformedInput, state.MissingResource.
 func (s *ExecutionService) CreateByDefinitionID(ctx context.Context, id string, req *state.DefinitionExecutionRequest) (Created, error) {
-	d, err := s.c.Store.GetDefinition(ctx, id)
-	if err != nil {
-		return Created{}, err
-	}
-	return s.create(ctx, d, req, creation{})
+	return s.createOf(ctx, definitionKey{id: id}, req)
 }
 
 // CreateByAlias queues a run of the definition with an alias. Errors as of
 // CreateByDefinitionID.
 func (s *ExecutionService) CreateByAlias(ctx context.Context, alias string, req *state.DefinitionExecutionRequest) (Created, error) {
-	d, err := s.c.Store.GetDefinitionByAlias(ctx, alias)
-	if err != nil {
-		return Created{}, err
-	}
-	return s.create(ctx, d, req, creation{})
+	return s.createOf(ctx, definitionKey{alias: alias}, req)
 }
 
 // creation says how a run is to be created.
@@ -150,6 +145,8 @@ type creation struct {
 	strict bool
 	// dry builds the run and stores nothing.
 	dry bool
+	// version is what the definition's must still be, see state.CreateRun.
+	version string
 }
 
 func (s *ExecutionService) create(ctx context.Context, executable runnable, req state.ExecutionRequest, how creation) (Created, error) {
@@ -165,7 +162,11 @@ func (s *ExecutionService) create(ctx context.Context, executable runnable, req 
 	if how.dry {
 		return Created{Run: run, Warnings: warnings}, nil
 	}
+	run.DefinitionVersion = how.version
 	stored, isNew, err := s.c.Store.CreateRun(ctx, run)
+	if errors.Is(err, state.ErrDefinitionChanged) {
+		return Created{}, err
+	}
 	s.countEnqueue(run, err)
 	if err != nil {
 		return Created{}, err

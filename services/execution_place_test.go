@@ -216,11 +216,17 @@ func TestSubmittingReadsTheRuntimeOfACommandOnceIn10Seconds(t *testing.T) {
 	b.clock.advance(cacheAge)
 	past.minutes, past.minutesErr = 99, nil
 	assert.Equal(t, "ondemand", *b.run(t, one, state.ExecutionRequestCommon{Command: new("a")}).NodeLifecycle)
-	past.minutesErr = errors.New("replica gone")
-	for i := range mostCached + 1 {
-		_, _ = b.executions.runtimes.get(t.Context(), commandKey{"x", strconv.Itoa(i)}, cacheAge)
-		require.LessOrEqual(t, len(b.executions.runtimes.values), mostCached)
+	runtimes := b.executions.runtimes
+	for i := range mostRuntimes + 1 {
+		_, err := runtimes.get(t.Context(), commandKey{"x", strconv.Itoa(i)}, cacheAge)
+		require.NoError(t, err)
+		require.LessOrEqual(t, len(runtimes.values), mostRuntimes)
 	}
+	past.minutesErr = errors.New("replica gone")
+	unknown := commandKey{"y", ""}
+	_, err := runtimes.get(t.Context(), unknown, cacheAge)
+	require.ErrorIs(t, err, past.minutesErr)
+	assert.NotContains(t, runtimes.values, unknown)
 }
 
 // The real queries, upon real rows.

@@ -23,6 +23,8 @@ type Definition struct {
 	AdaptiveResourceAllocation *bool    `db:"adaptive_resource_allocation" json:"adaptive_resource_allocation,omitempty"`
 	Ports                      []int64  `db:"-" json:"ports,omitempty"`
 	Tags                       []string `db:"-" json:"tags,omitempty"`
+	// Version changes with every change of the row, whoever makes it; CreateRun compares it.
+	Version string `db:"version" json:"-"`
 }
 
 // MarshalJSON writes the REST resource "Definition".

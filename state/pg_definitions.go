@@ -29,6 +29,8 @@ const definitionColumns = `
 	task_def.env,
 	task_def.privileged,
 	task_def.adaptive_resource_allocation,
+	-- The transaction that wrote the row.
+	CAST(task_def.xmin AS text) AS version,
 	ARRAY(
 		SELECT port FROM task_def_ports
 		WHERE task_def_id = task_def.definition_id ORDER BY port

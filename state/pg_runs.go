@@ -27,10 +27,15 @@ const (
 
 	// The definition's row is share-locked in the transaction of the INSERT:
 	// DeleteDefinition takes it FOR UPDATE, so that a run is either seen by
-	// the deletion or finds no definition (data-model.md, Migrations).
+	// the deletion or finds no definition (data-model.md, Migrations). The
+	// lock leaves the row's version as it is.
 	insertDefinitionRunSQL = `INSERT INTO task (` + insertRunColumns + `)
 		SELECT ` + insertRunValues + `
-		FROM (SELECT FROM task_def WHERE definition_id = :definition_id FOR KEY SHARE) AS definition
+		FROM (
+			SELECT FROM task_def
+			WHERE definition_id = :definition_id AND CAST(:definition_version AS text) IN ('', CAST(xmin AS text))
+			FOR KEY SHARE
+		) AS definition
 		RETURNING queued_at`
 
 	// Templates are never deleted.
@@ -53,10 +58,14 @@ const runsByKeySQL = `SELECT ` + runColumns + ` FROM task
 // The first number keeps this use of advisory locks apart from others.
 const lockKeySQL = `SELECT pg_advisory_xact_lock(hashtextextended($1, 20180503))`
 
+// ErrDefinitionChanged says that a run was made from what a definition is no longer.
+var ErrDefinitionChanged = errors.New("state: the definition was changed")
+
 // CreateRun stores a run as QUEUED, which also queues it: there is no second
 // store. It answers the run as stored, and true; where an earlier run stands
-// for the same idempotence key, that run and false. MissingResource where the
-// run's definition is gone.
+// for the same idempotence key, that run and false. ErrDefinitionChanged where
+// the run's definition has another version than DefinitionVersion says, or is
+// gone; MissingResource where it is gone and no version was said.
 func (m *Manager) CreateRun(ctx context.Context, r Run) (Run, bool, error) {
 	m.checkCommandHash(ctx, r)
 	r.Status = StatusQueued
@@ -104,6 +113,9 @@ func (m *Manager) insertRun(ctx context.Context, tx *sqlx.Tx, r Run) (Run, error
 		insert = tx.NamedStmtContext(ctx, insert) //nolint:sqlclosecheck // it ends with tx
 	}
 	err = insert.GetContext(ctx, &r.QueuedAt, r)
+	if errors.Is(err, sql.ErrNoRows) && r.DefinitionVersion != "" {
+		return Run{}, ErrDefinitionChanged
+	}
 	if errors.Is(err, sql.ErrNoRows) {
 		return Run{}, Missingf("there is no definition %q", r.DefinitionID)
 	}

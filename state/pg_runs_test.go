@@ -71,6 +71,31 @@ func TestARunNeedsItsDefinition(t *testing.T) {
 	assert.True(t, created, "a template's run has no definition")
 }
 
+func TestARunIsMadeFromAVersionOfItsDefinition(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	s.definition(t, "def")
+	version := func() string {
+		d, err := s.GetDefinition(t.Context(), "def")
+		require.NoError(t, err)
+		return d.Version
+	}
+	create := func(version string) error {
+		_, _, err := s.CreateRun(t.Context(), makeRun(func(r *state.Run) { r.DefinitionVersion = version }))
+		return err
+	}
+	first := version()
+	require.NoError(t, create(first))
+	require.NoError(t, create(first), "the lock of a run's creation is no change")
+	s.exec(t, `UPDATE task_def SET memory = 1 WHERE definition_id = 'def'`)
+	require.ErrorIs(t, create(first), state.ErrDefinitionChanged)
+	require.NoError(t, create(version()))
+	require.NoError(t, create(""), "any version")
+	s.exec(t, `DELETE FROM task_def`)
+	require.ErrorIs(t, create(first), state.ErrDefinitionChanged)
+	assert.Equal(t, 4, ask[int](t, s, `SELECT count(*) FROM task`))
+}
+
 func TestCreateRunWaitsForADeletionOfItsDefinition(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)

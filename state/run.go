@@ -130,6 +130,9 @@ type Run struct {
 	// Tier reads "Tier4" where the column is NULL (rest-api.md, Run).
 	Tier string `db:"tier" json:"tier,omitempty"`
 
+	// DefinitionVersion is that of the definition that a new run was made
+	// from, empty where any will do (see CreateRun). It is not stored.
+	DefinitionVersion string `db:"definition_version" json:"-"`
 	// RequestedMemory and RequestedCPU are what the client asked for; Memory
 	// and CPU are overwritten by what was given.
 	RequestedMemory *int64 `db:"requested_memory" json:"-"`
