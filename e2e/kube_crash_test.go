@@ -109,10 +109,14 @@ func awaitHello(s *kubeSite, server *server, run string) {
 	require.Eventually(s.t, func() bool { return hellos(s.logOf(server, run)) == 1 }, kubePatience, 200*time.Millisecond)
 }
 
-// hellos is how often the command of hello was executed, as its log says. The lines of its two streams come in any order.
-func hellos(log string) (n int) {
+// hellos is how often the command of hello was executed, as its log says.
+func hellos(log string) int { return linesOf(log, "hello from the run") }
+
+// linesOf counts the lines of a log that are this one. A pod's two streams, of which one traces the commands, reach its
+// log in any order.
+func linesOf(log, wanted string) (n int) {
 	for line := range strings.Lines(log) {
-		if line == "hello from the run\n" {
+		if strings.TrimSuffix(line, "\n") == wanted {
 			n++
 		}
 	}

@@ -108,8 +108,8 @@ func TestKubeStop(t *testing.T) {
 		stop(k, id)
 		stop(k, id)
 		nothingLeft(k, id)
-		assert.Contains(t, k.log(id), "begun\n")
-		assert.Contains(t, k.log(id), "last words\n")
+		assert.Equal(t, 1, linesOf(k.log(id), "begun"), k.log(id))
+		assert.Equal(t, 1, linesOf(k.log(id), "last words"), k.log(id))
 	})
 	t.Run("when it has ended", func(t *testing.T) {
 		t.Parallel()
