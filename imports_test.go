@@ -21,6 +21,7 @@ var mayImport = map[string]string{
 	"state":     "config metrics",
 	"metrics":   "config",
 	"config":    "",
+	"testkit":   "",
 	"e2e":       "state services clients config metrics",
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/stitchfix/flotilla-os/flotilla"
 	"github.com/stitchfix/flotilla-os/metrics"
 	"github.com/stitchfix/flotilla-os/state"
+	"github.com/stitchfix/flotilla-os/testkit"
 )
 
 // executions answers Get with what a test wants, and the rest as it is.
@@ -36,24 +37,6 @@ func getting(get func(ctx context.Context) (state.Run, error)) func(*flotilla.Ro
 
 func failing(err error) func(*flotilla.RouterConfig) {
 	return getting(func(context.Context) (state.Run, error) { return state.Run{}, err })
-}
-
-// logged collects log lines.
-type logged struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
 }
 
 func TestErrorsHaveOneAnswerEach(t *testing.T) {
@@ -73,7 +56,7 @@ func TestErrorsHaveOneAnswerEach(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			log := &logged{}
+			log := &testkit.Log{}
 			a := newAPI(t, failing(c.err), func(cfg *flotilla.RouterConfig) { cfg.Logger = slog.New(slog.NewTextHandler(log, nil)) })
 			got := a.call(t, http.MethodGet, "/api/v6/history/some-run", "")
 			assert.Equal(t, c.want, got.status)
@@ -91,7 +74,7 @@ func TestErrorsHaveOneAnswerEach(t *testing.T) {
 
 func TestAPanicIsAnsweredAndLogged(t *testing.T) {
 	t.Parallel()
-	log := &logged{}
+	log := &testkit.Log{}
 	a := newAPI(t, getting(func(context.Context) (state.Run, error) { panic("boom") }),
 		func(cfg *flotilla.RouterConfig) { cfg.Logger = slog.New(slog.NewTextHandler(log, nil)) })
 	got := a.call(t, http.MethodGet, "/api/v6/history/x", "")

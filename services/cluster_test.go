@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/stitchfix/flotilla-os/state"
+	"github.com/stitchfix/flotilla-os/testkit"
 )
 
 func TestClustersOfConfigurationAndTable(t *testing.T) {
@@ -126,7 +127,7 @@ func (s *slowClusters) seen() int {
 func TestManyRequestsReadTheClustersOnce(t *testing.T) {
 	t.Parallel()
 	store := &slowClusters{release: make(chan struct{})}
-	clock := &stoppedClock{now: time.Now()}
+	clock := testkit.NewClock(time.Now())
 	s, err := NewClusterService(ClusterConfig{Store: store, Logger: slog.New(slog.DiscardHandler), Clock: clock.Now})
 	require.NoError(t, err)
 	gone, cancel := context.WithCancel(t.Context())
@@ -147,7 +148,7 @@ func TestManyRequestsReadTheClustersOnce(t *testing.T) {
 	assert.LessOrEqual(t, store.seen(), 2)
 
 	store.err = errors.New("down")
-	clock.advance(cacheAge)
+	clock.Advance(cacheAge)
 	_, _, err = s.Find(t.Context(), "n")
 	require.ErrorIs(t, err, store.err)
 }

@@ -80,7 +80,7 @@ func TestADefinitionIsNotReadForEveryRun(t *testing.T) {
 		b.run(t, d, state.ExecutionRequestCommon{})
 	}
 	assert.Equal(t, 3, reads.count, "once for the change, once for the runs after it")
-	b.clock.advance(cacheAge)
+	b.clock.Advance(cacheAge)
 	b.run(t, d, state.ExecutionRequestCommon{})
 	assert.Equal(t, 4, reads.count)
 }

@@ -110,11 +110,11 @@ func TestANewClusterIsKnownAtOnce(t *testing.T) {
 
 	// Another server's row is found by a second look.
 	b.exec(t, `INSERT INTO cluster_state (name, region) VALUES ('venus', 'sky')`)
-	b.clock.advance(2 * time.Second)
+	b.clock.Advance(2 * time.Second)
 	assert.Equal(t, "venus", b.run(t, d, state.ExecutionRequestCommon{ClusterName: "venus"}).ClusterName)
 
 	b.exec(t, `UPDATE cluster_state SET status = 'offline' WHERE name = 'venus'`)
-	b.clock.advance(cacheAge)
+	b.clock.Advance(cacheAge)
 	assert.Equal(t, testCluster, b.run(t, d, state.ExecutionRequestCommon{ClusterName: "venus"}).ClusterName, "the cache is 10 s old at most")
 }
 
@@ -193,7 +193,7 @@ func TestSubmittingReadsTheReattemptRateOnceIn10Seconds(t *testing.T) {
 	}
 	assert.Equal(t, 1, past.shares)
 	assert.Zero(t, past.runtimes, "a run without a command has no history")
-	b.clock.advance(cacheAge)
+	b.clock.Advance(cacheAge)
 	b.run(t, d, state.ExecutionRequestCommon{ActiveDeadlineSeconds: new(int64(5))})
 	assert.Equal(t, 2, past.shares)
 }
@@ -213,7 +213,7 @@ func TestSubmittingReadsTheRuntimeOfACommandOnceIn10Seconds(t *testing.T) {
 	assert.Equal(t, 1, asked(one, "a"))
 	assert.Equal(t, 2, asked(one, "b"), "another command")
 	assert.Equal(t, 3, asked(other, "a"), "another definition")
-	b.clock.advance(cacheAge)
+	b.clock.Advance(cacheAge)
 	past.minutes, past.minutesErr = 99, nil
 	assert.Equal(t, "ondemand", *b.run(t, one, state.ExecutionRequestCommon{Command: new("a")}).NodeLifecycle)
 	runtimes := b.executions.runtimes
@@ -236,7 +236,7 @@ func TestLifecycleChoiceUponHistory(t *testing.T) {
 	d := b.definition(t, nil)
 	long := b.run(t, d, state.ExecutionRequestCommon{Command: new("long")})
 	b.exec(t, `UPDATE task SET status = 'STOPPED', exit_code = 0, started_at = now() - interval '2 hours', finished_at = now() WHERE run_id = $1`, long.RunID)
-	b.clock.advance(cacheAge)
+	b.clock.Advance(cacheAge)
 	assert.Equal(t, "ondemand", *b.run(t, d, state.ExecutionRequestCommon{Command: new("long")}).NodeLifecycle)
 	assert.Equal(t, "spot", *b.run(t, d, state.ExecutionRequestCommon{Command: new("short")}).NodeLifecycle, "another command of the same definition")
 }

@@ -17,7 +17,7 @@ func TestGetShowsSpawnedRunsAndMetrics(t *testing.T) {
 	b := newBench(t, func(s *setup) { s.config.EKS.MetricsServerURI = "https://metrics/d?x=1" })
 	d := b.definition(t, nil)
 	parent := b.run(t, d, state.ExecutionRequestCommon{})
-	b.clock.advance(time.Second)
+	b.clock.Advance(time.Second)
 	child := b.child(t, d, parent.RunID)
 	assert.Nil(t, parent.MetricsURI, "nothing to show before the start")
 

@@ -16,6 +16,7 @@ import (
 	"github.com/stitchfix/flotilla-os/metrics"
 	"github.com/stitchfix/flotilla-os/state"
 	"github.com/stitchfix/flotilla-os/state/statetest"
+	"github.com/stitchfix/flotilla-os/testkit"
 )
 
 // testCluster is the default cluster of these tests.
@@ -33,8 +34,8 @@ type bench struct {
 	logs        *LogService
 	engine      *fakeEngine
 	waker       *countingWaker
-	log         *syncBuffer
-	clock       *stoppedClock
+	log         *testkit.Log
+	clock       *testkit.Clock
 }
 
 type setup struct {
@@ -56,7 +57,7 @@ func newBench(t testing.TB, changes ...func(*setup)) *bench {
 	for _, change := range changes {
 		change(&set)
 	}
-	b := &bench{Manager: manager, db: db, engine: &fakeEngine{}, waker: &countingWaker{}, log: &syncBuffer{}, clock: &stoppedClock{now: time.Now()}}
+	b := &bench{Manager: manager, db: db, engine: &fakeEngine{}, waker: &countingWaker{}, log: &testkit.Log{}, clock: testkit.NewClock(time.Now())}
 	logger := slog.New(slog.NewJSONHandler(b.log, nil))
 	engines := engineMap{testCluster: b.engine}
 	b.clusters, err = NewClusterService(ClusterConfig{Store: manager, Configured: set.configured, Logger: logger, Clock: b.clock.Now})
@@ -110,24 +111,6 @@ func request(common state.ExecutionRequestCommon) *state.DefinitionExecutionRequ
 	return &state.DefinitionExecutionRequest{ExecutionRequestCommon: &common}
 }
 
-// stoppedClock goes only when it is told.
-type stoppedClock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func (c *stoppedClock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *stoppedClock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
-
 type countingWaker struct {
 	mu    sync.Mutex
 	count int
@@ -143,24 +126,6 @@ func (w *countingWaker) woken() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.count
-}
-
-// syncBuffer is a log that tests read while it is written.
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // engineMap knows the engines of some clusters.

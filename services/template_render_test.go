@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/stitchfix/flotilla-os/state"
+	"github.com/stitchfix/flotilla-os/testkit"
 )
 
 func TestRenderCommand(t *testing.T) {
@@ -43,7 +44,7 @@ func TestRenderCommand(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got, err := renderCommand(c.text, payload, (&stoppedClock{}).Now)
+			got, err := renderCommand(c.text, payload, (&testkit.Clock{}).Now)
 			require.NoError(t, err)
 			assert.Equal(t, c.want, got)
 		})
@@ -93,7 +94,7 @@ func TestHostileTemplatesEnd(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			// Only an endless loop needs time to pass.
-			clock := (&stoppedClock{}).Now
+			clock := (&testkit.Clock{}).Now
 			if c.want == errTooSlow.Error() {
 				clock = time.Now
 			}
@@ -112,7 +113,7 @@ func TestHostileTemplatesEnd(t *testing.T) {
 func TestEachRenderingHasItsOwnBudget(t *testing.T) {
 	t.Parallel()
 	for range 3 {
-		got, err := renderCommand(`{{range until 100}}{{$_ := repeat 200000 "x"}}{{end}}done`, nil, (&stoppedClock{}).Now)
+		got, err := renderCommand(`{{range until 100}}{{$_ := repeat 200000 "x"}}{{end}}done`, nil, (&testkit.Clock{}).Now)
 		require.NoError(t, err)
 		assert.Equal(t, "done", got)
 	}

@@ -1,7 +1,6 @@
 package state_test
 
 import (
-	"bytes"
 	"context"
 	"database/sql"
 	"log/slog"
@@ -16,6 +15,7 @@ import (
 	"github.com/stitchfix/flotilla-os/clients/postgres/pgtest"
 	"github.com/stitchfix/flotilla-os/state"
 	"github.com/stitchfix/flotilla-os/state/statetest"
+	"github.com/stitchfix/flotilla-os/testkit"
 )
 
 var silent = slog.New(slog.DiscardHandler)
@@ -98,7 +98,7 @@ func TestAMigrationWaitsForATableInUseInTurns(t *testing.T) {
 	require.NoError(t, err)
 	_, err = tx.ExecContext(t.Context(), `SELECT FROM task`)
 	require.NoError(t, err)
-	logs := &lockedBuffer{}
+	logs := &testkit.Log{}
 	done := make(chan error, 1)
 	go func() {
 		done <- state.Migrate(t.Context(), db.URL, slog.New(slog.NewTextHandler(logs, nil)))
@@ -108,24 +108,6 @@ func TestAMigrationWaitsForATableInUseInTurns(t *testing.T) {
 	require.NoError(t, tx.Rollback())
 	require.NoError(t, <-done)
 	require.NoError(t, statetest.Open(t, db.URL).Check(t.Context()))
-}
-
-// lockedBuffer is a buffer that may be read while it is written.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 func TestAMigrationEndsWithItsContext(t *testing.T) {

@@ -49,16 +49,16 @@ func TestAnOutdatedEngineIsOpenedAnew(t *testing.T) {
 	assert.Same(t, first, ask(), "it is not asked at every call")
 	assert.Zero(t, first.asked.Load())
 
-	clk.advance(engine.AskOutdatedEvery)
+	clk.Advance(engine.AskOutdatedEvery)
 	broken = errors.New("half a file")
 	assert.Same(t, first, ask(), "what cannot be opened replaces nothing")
 	assert.Same(t, first, ask())
 	assert.EqualValues(t, 1, first.asked.Load())
 
 	broken = nil
-	clk.advance(engine.AskOutdatedEvery)
+	clk.Advance(engine.AskOutdatedEvery)
 	second := ask()
 	assert.NotSame(t, first, second)
-	clk.advance(engine.AskOutdatedEvery)
+	clk.Advance(engine.AskOutdatedEvery)
 	assert.Same(t, second, ask(), "it is up to date")
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/stitchfix/flotilla-os/execution/engine"
 	"github.com/stitchfix/flotilla-os/state"
+	"github.com/stitchfix/flotilla-os/testkit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -43,33 +44,15 @@ type named struct {
 	cluster state.Cluster
 }
 
-// clock is moved by hand.
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
-
 func openNamed(_ context.Context, c state.Cluster) (engine.Engine, error) {
 	return &named{cluster: c}, nil
 }
 
 type open = func(context.Context, state.Cluster) (engine.Engine, error)
 
-func makeClusters(t *testing.T, opens open, list ...state.Cluster) (*engine.Clusters, *known, *clock) {
+func makeClusters(t *testing.T, opens open, list ...state.Cluster) (*engine.Clusters, *known, *testkit.Clock) {
 	t.Helper()
-	clk := &clock{now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+	clk := testkit.NewClock(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
 	all := &known{list: list}
 	clusters, err := engine.NewClusters(engine.ClustersConfig{
 		Known: all.get, Open: opens, Logger: slog.New(slog.DiscardHandler), Clock: clk.Now,
@@ -132,7 +115,7 @@ func TestClustersEngineThatCannotBeOpened(t *testing.T) {
 	}
 	assert.Equal(t, 1, opened, "not tried again at once")
 	fail = false
-	clk.advance(time.Minute)
+	clk.Advance(time.Minute)
 	_, err := clusters.Engine(t.Context(), "a")
 	assert.NoError(t, err, "tried again later")
 }

@@ -3,7 +3,6 @@ package pgtest
 import (
 	"context"
 	"database/sql"
-	"fmt"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -116,9 +115,4 @@ func (r Reference) Report(b *testing.B) {
 	perOp := float64(b.Elapsed()) / float64(b.N)
 	b.ReportMetric(perOp/float64(r.Read), "reads/op")
 	b.ReportMetric(perOp/float64(r.Commit), "commits/op")
-}
-
-// String is for a test's log.
-func (r Reference) String() string {
-	return fmt.Sprintf("one read %s, one commit %s", r.Read, r.Commit)
 }
