@@ -37,11 +37,7 @@ func TestKubeRetries(t *testing.T) {
 		"its pod is deleted by force": func(t *testing.T, pod corev1.Pod) {
 			require.NoError(t, pods.Delete(t.Context(), pod.Name, metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}))
 		},
-		"its Job is deleted": func(t *testing.T, pod corev1.Pod) {
-			background := metav1.DeletePropagationBackground
-			require.NoError(t, k.admin.Client.BatchV1().Jobs(k.namespace).Delete(t.Context(), pod.Labels["job-name"],
-				metav1.DeleteOptions{PropagationPolicy: &background}))
-		},
+		"its Job is deleted": func(t *testing.T, pod corev1.Pod) { k.on(t).deleteJob(pod.Labels["job-name"]) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -115,8 +111,7 @@ func TestKubeLost(t *testing.T) {
 	id := k.run("sleep 600")
 	k.awaitStatus(id, state.StatusRunning)
 	k.kill()
-	background := metav1.DeletePropagationBackground
-	require.NoError(t, k.admin.Client.BatchV1().Jobs(k.namespace).Delete(t.Context(), id, metav1.DeleteOptions{PropagationPolicy: &background}))
+	k.deleteJob(id)
 	require.Eventually(t, func() bool { return len(k.pods(id)) == 0 }, kubePatience, kubePoll)
 	k.server = k.start("one")
 	run := k.awaitStopped(id)

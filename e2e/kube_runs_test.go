@@ -41,8 +41,7 @@ func TestKubeLog(t *testing.T) {
 
 	k.awaitRecorded(id)
 	pods := k.admin.Client.CoreV1().Pods(k.namespace)
-	background := metav1.DeletePropagationBackground
-	require.NoError(t, k.admin.Client.BatchV1().Jobs(k.namespace).Delete(t.Context(), id, metav1.DeleteOptions{PropagationPolicy: &background}))
+	k.deleteJob(id)
 	require.Eventually(t, func() bool {
 		list, err := pods.List(t.Context(), metav1.ListOptions{})
 		return err == nil && len(list.Items) == 0

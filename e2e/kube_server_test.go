@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"testing"
 	"time"
@@ -59,28 +60,16 @@ func (k *kubeServer) run(command string, extra ...object) string {
 
 func (k *kubeServer) defineImage(image, command string, memory int) string {
 	k.t.Helper()
-	var made struct {
-		ID string `json:"definition_id"`
-	}
-	k.mustCall(http.MethodPost, "/task", object{
-		"alias": "kube-" + time.Now().Format("150405.000000000"), "image": image, "group_name": "kube", "command": command, "memory": memory, "cpu": 256,
-	}, &made)
-	return made.ID
+	return k.defineJob(k.server, object{"image": image, "command": command, "memory": memory, "cpu": 256})
 }
 
 func (k *kubeServer) execute(definition string, extra ...object) string {
 	k.t.Helper()
-	request := object{"run_tags": object{"owner_id": "kube"}, "cluster": mainCluster}
+	request := object{"cluster": mainCluster}
 	for _, e := range extra {
-		for name, value := range e {
-			request[name] = value
-		}
+		maps.Copy(request, e)
 	}
-	var run struct {
-		ID string `json:"run_id"`
-	}
-	k.mustCall(http.MethodPut, "/task/"+definition+"/execute", request, &run)
-	return run.ID
+	return k.kubeSite.run(k.server, definition, request)
 }
 
 func (k *kubeServer) stop(id string) {
@@ -154,9 +143,7 @@ func (k *kubeServer) awaitStopped(id string) kubeRun {
 // log is the run's whole log.
 func (k *kubeServer) log(id string) string {
 	k.t.Helper()
-	var text string
-	k.mustCall(http.MethodGet, "/"+id+"/logs?raw_text=true", nil, &text)
-	return text
+	return k.logOf(k.server, id)
 }
 
 // pods lists the pods of a run, all attempts'.

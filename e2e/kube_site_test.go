@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -154,13 +155,17 @@ func (s *kubeSite) serve(name string, env ...string) *server {
 // define creates a definition of the test image that runs command, and answers its id.
 func (s *kubeSite) define(server *server, command string) string {
 	s.t.Helper()
+	return s.defineJob(server, object{"image": kubetest.Image(), "command": command, "memory": 32, "cpu": 250})
+}
+
+func (s *kubeSite) defineJob(server *server, job object) string {
+	s.t.Helper()
+	definition := object{"alias": fmt.Sprintf("kube-%d", time.Now().UnixNano()), "group_name": "kube"}
+	maps.Copy(definition, job)
 	var made struct {
 		ID string `json:"definition_id"`
 	}
-	server.mustCall(http.MethodPost, "/task", object{
-		"alias": fmt.Sprintf("kube-%d", time.Now().UnixNano()), "group_name": "kube", "image": kubetest.Image(),
-		"command": command, "memory": 32, "cpu": 250,
-	}, &made)
+	server.mustCall(http.MethodPost, "/task", definition, &made)
 	return made.ID
 }
 
@@ -168,9 +173,7 @@ func (s *kubeSite) define(server *server, command string) string {
 func (s *kubeSite) run(server *server, definition string, more object) string {
 	s.t.Helper()
 	body := object{"run_tags": object{"owner_id": "kube"}}
-	for key, value := range more {
-		body[key] = value
-	}
+	maps.Copy(body, more)
 	var made struct {
 		ID string `json:"run_id"`
 	}

@@ -153,41 +153,33 @@ func (f *follower) reflect(ctx context.Context, what string, source *cache.ListW
 }
 
 func (f *follower) jobSource() *cache.ListWatch {
-	jobs := f.cfg.Kube.Streams.BatchV1().Jobs(f.cfg.EKS.JobNamespace)
-	return &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			o.LabelSelector = adapter.LabelRunID
-			return jobs.List(ctx, o)
-		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			o.LabelSelector = adapter.LabelRunID
-			return jobs.Watch(ctx, o)
-		},
-	}
+	return sourceOf(f.cfg.Kube.Streams.BatchV1().Jobs(f.cfg.EKS.JobNamespace), adapter.LabelRunID)
 }
 
 func (f *follower) podSource() *cache.ListWatch {
-	pods := f.cfg.Kube.Streams.CoreV1().Pods(f.cfg.EKS.JobNamespace)
-	return &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			o.LabelSelector = adapter.LabelRunID
-			return pods.List(ctx, o)
-		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			o.LabelSelector = adapter.LabelRunID
-			return pods.Watch(ctx, o)
-		},
-	}
+	return sourceOf(f.cfg.Kube.Streams.CoreV1().Pods(f.cfg.EKS.JobNamespace), adapter.LabelRunID)
 }
 
 func (f *follower) eventSource() *cache.ListWatch {
-	events := f.cfg.Kube.Streams.CoreV1().Events(f.cfg.EKS.JobNamespace)
+	return sourceOf(f.cfg.Kube.Streams.CoreV1().Events(f.cfg.EKS.JobNamespace), "")
+}
+
+// watchable is the client of one kind of object in a namespace.
+type watchable[L runtime.Object] interface {
+	List(ctx context.Context, o metav1.ListOptions) (L, error)
+	Watch(ctx context.Context, o metav1.ListOptions) (watch.Interface, error)
+}
+
+// sourceOf lists and watches what has a label, or everything where none is given.
+func sourceOf[L runtime.Object](objects watchable[L], label string) *cache.ListWatch {
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			return events.List(ctx, o)
+			o.LabelSelector = label
+			return objects.List(ctx, o)
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			return events.Watch(ctx, o)
+			o.LabelSelector = label
+			return objects.Watch(ctx, o)
 		},
 	}
 }
