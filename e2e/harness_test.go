@@ -22,7 +22,7 @@ import (
 	_ "github.com/lib/pq" // the driver of the look at the tables
 	"github.com/stretchr/testify/require"
 
-	"github.com/stitchfix/flotilla-os/config/fault"
+	"github.com/stitchfix/flotilla-os/fault"
 )
 
 // root is the folder of the program.

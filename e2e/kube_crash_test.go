@@ -15,7 +15,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/stitchfix/flotilla-os/config/fault"
+	"github.com/stitchfix/flotilla-os/fault"
 	"github.com/stitchfix/flotilla-os/state"
 )
 

@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"github.com/stitchfix/flotilla-os/config"
-	"github.com/stitchfix/flotilla-os/config/fault"
 	"github.com/stitchfix/flotilla-os/execution/engine"
+	"github.com/stitchfix/flotilla-os/fault"
 	"github.com/stitchfix/flotilla-os/metrics"
 	"github.com/stitchfix/flotilla-os/state"
 )

@@ -12,7 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/lib/pq"
 
-	"github.com/stitchfix/flotilla-os/config/fault"
+	"github.com/stitchfix/flotilla-os/fault"
 )
 
 const (

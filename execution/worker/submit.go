@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/stitchfix/flotilla-os/config/fault"
 	"github.com/stitchfix/flotilla-os/execution/engine"
+	"github.com/stitchfix/flotilla-os/fault"
 	"github.com/stitchfix/flotilla-os/metrics"
 	"github.com/stitchfix/flotilla-os/state"
 )

@@ -10,8 +10,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/stitchfix/flotilla-os/config/fault"
 	"github.com/stitchfix/flotilla-os/execution/engine"
+	"github.com/stitchfix/flotilla-os/fault"
 )
 
 // How often the follower looks at what nobody tells it.

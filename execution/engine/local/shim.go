@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/stitchfix/flotilla-os/config/fault"
+	"github.com/stitchfix/flotilla-os/fault"
 )
 
 // Exit statuses of the shim itself, for its parent's log only: what happened to the run is in the folder.

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -27,7 +27,7 @@ type verifyOptions struct {
 	DataDir string
 }
 
-func newARACommand(t terminal) *cobra.Command {
+func newARACommand(t Terminal) *cobra.Command {
 	ara := &cobra.Command{
 		Use:   "ara",
 		Short: "Look after Adaptive Resource Allocation",
@@ -42,11 +42,11 @@ func newARACommand(t terminal) *cobra.Command {
 			"and no hash stands for two commands. Exit status 1 when one of these does not hold.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, err := configToVerify(configFolder(args), o.DataDir, t.environ)
+			cfg, err := configToVerify(args, o.DataDir, t.Environ)
 			if err != nil {
 				return err
 			}
-			return verifyARA(cmd.Context(), cfg, o, t.stdout)
+			return verifyARA(cmd.Context(), cfg, o, t.Stdout)
 		},
 	}
 	verify.Flags().DurationVar(&o.Since, "since", time.Hour, "how far back to look, for example 24h")
@@ -56,11 +56,15 @@ func newARACommand(t terminal) *cobra.Command {
 	return ara
 }
 
-// configToVerify is the configuration of the installation that is looked at;
-// that of a dev mode has the database that runs in its folder.
-func configToVerify(configDir, dataDir string, environ []string) (config.Config, error) {
-	if dataDir != "" {
+// configToVerify returns the configuration of the folder in args, or with a data folder that of the dev mode that runs
+// in it, with the URL of its database.
+func configToVerify(args []string, dataDir string, environ []string) (config.Config, error) {
+	configDir := defaultConfigDir
+	switch {
+	case dataDir != "":
 		configDir = ""
+	case len(args) > 0:
+		configDir = args[0]
 	}
 	cfg, _, err := config.Load(configDir, environ)
 	if err != nil {

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"fmt"
@@ -8,13 +8,13 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-func newMigrateCommand(t terminal) *cobra.Command {
+func newMigrateCommand(t Terminal) *cobra.Command {
 	return &cobra.Command{
 		Use:   "migrate [config folder]",
 		Short: "Bring the configured database to this program's schema, indexes included",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, logger, err := configured(args, t)
+			cfg, logger, err := loadConfig(args, t)
 			if err != nil {
 				return err
 			}
@@ -24,7 +24,7 @@ func newMigrateCommand(t terminal) *cobra.Command {
 			if err := state.BuildIndexes(cmd.Context(), cfg.DatabaseURL, logger); err != nil {
 				return err
 			}
-			fmt.Fprintln(t.stdout, "The database is up to date.")
+			fmt.Fprintln(t.Stdout, "The database is up to date.")
 			return nil
 		},
 	}

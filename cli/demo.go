@@ -1,18 +1,98 @@
-package main
+package cli
 
 import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
 
+	"github.com/spf13/cobra"
+
+	"github.com/stitchfix/flotilla-os/clients/postgres"
+	"github.com/stitchfix/flotilla-os/server"
 	"github.com/stitchfix/flotilla-os/state"
 )
+
+func newDemoCommand(t Terminal) *cobra.Command {
+	return &cobra.Command{
+		Use:   "demo",
+		Short: "Watch a job run out of memory and Flotilla size the next one, then leave",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return demo(cmd.Context(), t) },
+	}
+}
+
+// demo tells the story of Adaptive Resource Allocation with the real program:
+// dev mode in a folder of its own, on a free port, with real processes under
+// real memory limits. It fails unless everything that it tells has happened.
+func demo(ctx context.Context, t Terminal) error {
+	dir, err := os.MkdirTemp("", "flotilla-demo-")
+	if err != nil {
+		return err
+	}
+	log, err := os.Create(filepath.Join(dir, "server.log"))
+	if err != nil {
+		return err
+	}
+	story := demonstration{out: t.Stdout, color: isTerminal(t.Stdout)}
+	story.say("Starting Flotilla in dev mode: a private Postgres, and jobs as processes of this machine.")
+
+	err = withDevServer(ctx, server.DevOptions{Listen: "127.0.0.1:0", DataDir: filepath.Join(dir, demoData)},
+		Terminal{Environ: t.Environ, Stdout: io.Discard, Stderr: log},
+		func(ctx context.Context, ready server.Ready) error { return story.tell(ctx, ready, t.Stdout) })
+	err = errors.Join(err, log.Close())
+	if err != nil {
+		story.say("The server's log is " + log.Name())
+		return err
+	}
+	return removeDemo(dir)
+}
+
+// removeDemo removes the demo's folder, and the database where it is elsewhere
+// (root's is).
+func removeDemo(dir string) error {
+	home, err := postgres.HomeOf(postgres.ServerConfig{DataDir: filepath.Join(dir, demoData)})
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.RemoveAll(home), os.RemoveAll(dir))
+}
+
+// demoData is the data folder within the demo's folder.
+const demoData = "data"
+
+// withDevServer calls use while a dev server runs, and ends the server.
+func withDevServer(ctx context.Context, o server.DevOptions, t Terminal, use func(context.Context, server.Ready) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ready := make(chan server.Ready, 1)
+	ended := make(chan error, 1)
+	o.Ready = func(s server.Ready) { ready <- s }
+	go func() { ended <- dev(ctx, "", o, t) }()
+
+	select {
+	case err := <-ended:
+		if err == nil {
+			err = ctx.Err()
+		}
+		return err
+	case s := <-ready:
+		err := use(ctx, s)
+		cancel()
+		return errors.Join(err, <-ended)
+	}
+}
+
+// demoPatience bounds the wait for one run.
+const demoPatience = 30 * time.Second
 
 const (
 	demoImage       = "debian:bookworm"
@@ -33,8 +113,8 @@ type demonstration struct {
 	url   string
 }
 
-func (d *demonstration) tell(ctx context.Context, server devServer, out io.Writer) error {
-	d.url = server.URL
+func (d *demonstration) tell(ctx context.Context, s server.Ready, out io.Writer) error {
+	d.url = s.URL
 	var definition state.Definition
 	err := d.call(ctx, http.MethodPost, "/api/v6/task", map[string]any{
 		"alias": "sort", "group_name": "demo", "image": demoImage, "memory": demoMemory, "cpu": 256, "command": demoHeavy,
@@ -70,12 +150,12 @@ func (d *demonstration) tell(ctx context.Context, server devServer, out io.Write
 		return err
 	}
 	d.good(fmt.Sprintf("Run 3, another command under the same description, still got %d MB: it inherits nothing from strangers.", *third.Memory))
-	return d.show(ctx, []state.Run{first, second, third}, server, out)
+	return d.show(ctx, []state.Run{first, second, third}, s, out)
 }
 
 // show prints the runs, their hashes and sizes, the log of the second, and the
 // verification of the database.
-func (d *demonstration) show(ctx context.Context, runs []state.Run, server devServer, out io.Writer) error {
+func (d *demonstration) show(ctx context.Context, runs []state.Run, s server.Ready, out io.Writer) error {
 	if *runs[0].CommandHash != *runs[1].CommandHash || *runs[0].CommandHash == *runs[2].CommandHash {
 		return fmt.Errorf("hashes: runs 1 and 2 must share one and run 3 have its own: %s, %s, %s",
 			*runs[0].CommandHash, *runs[1].CommandHash, *runs[2].CommandHash)
@@ -107,7 +187,7 @@ func (d *demonstration) show(ctx context.Context, runs []state.Run, server devSe
 	}
 	fmt.Fprintf(d.out, "\nThe log of run 2:\n  %s\n\n", strings.ReplaceAll(strings.TrimSpace(log.Log), "\n", "\n  "))
 	d.say("flotilla-os ara verify:")
-	return verifyARA(ctx, server.Config, verifyOptions{Since: time.Hour}, out)
+	return verifyARA(ctx, s.Config, verifyOptions{Since: time.Hour}, out)
 }
 
 // outcome is how a run must have ended; an empty reason is not checked.

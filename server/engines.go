@@ -1,0 +1,112 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/stitchfix/flotilla-os/clients/expiry"
+	"github.com/stitchfix/flotilla-os/clients/kube"
+	"github.com/stitchfix/flotilla-os/clients/logs"
+	"github.com/stitchfix/flotilla-os/config"
+	"github.com/stitchfix/flotilla-os/execution/adapter"
+	"github.com/stitchfix/flotilla-os/execution/engine"
+	"github.com/stitchfix/flotilla-os/execution/engine/kubernetes"
+	"github.com/stitchfix/flotilla-os/execution/engine/local"
+	"github.com/stitchfix/flotilla-os/metrics"
+	"github.com/stitchfix/flotilla-os/state"
+)
+
+// logsFolder is the folder of archived logs within the data directory.
+const logsFolder = "logs"
+
+// engineOpener makes the engines of clusters, by their driver. It closes an engine that it has replaced.
+type engineOpener struct {
+	cfg       config.Config
+	local     *local.Engine // nil where the local driver is off
+	connector *kube.Connector
+	archive   *logs.Files
+	sizer     *adapter.Adapter
+	manager   *state.Manager
+	metrics   metrics.Client
+	logger    *slog.Logger
+
+	mu     sync.Mutex
+	opened map[string]*kubernetes.Engine
+}
+
+// open implements engine.ClustersConfig.Open.
+func (o *engineOpener) open(_ context.Context, cluster state.Cluster) (engine.Engine, error) {
+	if cluster.Driver == state.DriverLocal {
+		if o.local == nil || cluster.Name != o.cfg.Local.ClusterName {
+			return nil, engine.NotNow{Reason: fmt.Sprintf("this server has no driver for cluster %s", cluster.Name)}
+		}
+		return o.local, nil
+	}
+	connection, err := o.connector.Open(cluster.Name)
+	if errors.As(err, new(kube.NoConfiguration)) || errors.As(err, new(kube.BadConfiguration)) {
+		return nil, engine.NotNow{Reason: err.Error()}
+	}
+	if err != nil {
+		return nil, err
+	}
+	made, err := kubernetes.New(kubernetes.Config{
+		Cluster: cluster, Kube: connection, Mode: o.cfg.Mode, EKS: o.cfg.EKS, Deadlines: o.cfg.Deadlines,
+		LostAfter: o.cfg.LostAfter, DataDir: o.cfg.Local.DataDir, Archive: o.archive,
+		Sizer: o.sizer, Store: o.manager, Logger: o.logger, Metrics: o.metrics, Fingerprint: o.connector.Fingerprint,
+	})
+	if err != nil {
+		return nil, err
+	}
+	o.mu.Lock()
+	if o.opened == nil {
+		o.opened = map[string]*kubernetes.Engine{}
+	}
+	replaced := o.opened[cluster.Name]
+	o.opened[cluster.Name] = made
+	o.mu.Unlock()
+	if replaced != nil {
+		replaced.Close()
+	}
+	return made, nil
+}
+
+func (o *engineOpener) close(context.Context) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, e := range o.opened {
+		e.Close()
+	}
+	return nil
+}
+
+// expireInterval is how often expireFiles looks for files past their retention.
+const expireInterval = time.Hour
+
+// expireFiles deletes archived logs and manifests past eks_log_retention_days until ctx ends.
+func (s *Server) expireFiles(ctx context.Context) error {
+	keep := time.Duration(s.cfg.EKS.LogRetentionDays) * 24 * time.Hour
+	tick := time.NewTicker(expireInterval)
+	defer tick.Stop()
+	for keep > 0 {
+		for _, folder := range []string{logsFolder, kubernetes.ManifestsFolder} {
+			deleted, err := expiry.Files(ctx, filepath.Join(s.cfg.Local.DataDir, folder), time.Now().Add(-keep))
+			if err != nil && ctx.Err() == nil {
+				s.logger.Warn("cannot delete old files", "folder", folder, "error", err)
+			}
+			if deleted > 0 {
+				s.logger.Info("deleted old files", "folder", folder, "files", deleted)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+	return nil
+}
