@@ -1,6 +1,5 @@
-// Package adapter turns a run into what a cluster needs to execute it: its size (Adaptive Resource Allocation), its
-// environment and its command. Every kind of cluster gets them from here, so that a run is the same job wherever it
-// goes. Talking to a cluster is the engines' part and not done here.
+// Package adapter decides the size of a run (Adaptive Resource Allocation). Every kind of cluster gets it from here, so
+// that a run is the same wherever it goes. Talking to a cluster is the engines' part and not done here.
 package adapter
 
 import (

@@ -52,6 +52,15 @@ func defaultSize(executable state.Executable, run state.Run) size {
 	return s
 }
 
+// AskedSize returns the size that was asked for, in MB and millicores: before history or an earlier attempt changed it.
+func AskedSize(executable state.Executable, run state.Run) (memory, cpu int64) {
+	if _, given := alreadyGiven(executable, run); given {
+		run.Memory, run.CPU = nil, nil
+	}
+	asked := defaultSize(executable, run)
+	return asked.memory, asked.cpu
+}
+
 // gpus is how many GPUs the run asked for, else how many its executable says.
 func gpus(executable state.Executable, run state.Run) int64 {
 	return firstPositive(run.GPU, executable.GetExecutableResources().GPU)

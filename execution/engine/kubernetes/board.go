@@ -9,7 +9,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/stitchfix/flotilla-os/execution/adapter"
+	"github.com/stitchfix/flotilla-os/execution/engine/kubernetes/job"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -20,12 +20,12 @@ const labelJobName = "job-name"
 const annotationRecorded = "flotilla.stitchfix.com/recorded"
 
 // keptLabels are those that the follower reads.
-var keptLabels = []string{adapter.LabelRunID, labelJobName}
+var keptLabels = []string{job.LabelRunID, labelJobName}
 
 // board holds what is known of every attempt in the cluster, by the name of its Job. What the cluster says arrives
 // through the stores of its reflectors; each change wakes the attempt in the queue.
 type board struct {
-	wake func(job string)
+	wake func(jobName string)
 
 	mu       sync.Mutex
 	attempts map[string]*attempt
@@ -35,9 +35,9 @@ type board struct {
 
 // attempt is one Job and its pod, as last seen, and what was reported of it.
 type attempt struct {
-	job, runID string
-	number     int64
-	namespace  string
+	jobName, runID string
+	number         int64
+	namespace      string
 
 	seen         *batchv1.Job
 	jobGone      bool
@@ -60,25 +60,25 @@ type told struct {
 	statusReason string
 }
 
-func newBoard(wake func(job string)) *board {
+func newBoard(wake func(jobName string)) *board {
 	return &board{wake: wake, attempts: map[string]*attempt{}, early: map[string][]state.PodEvent{}}
 }
 
 // at is the attempt of a Job, made where there is none; nil where the name is not that of a run's Job.
-func (b *board) at(job, runID, namespace string) *attempt {
-	if a := b.attempts[job]; a != nil {
+func (b *board) at(jobName, runID, namespace string) *attempt {
+	if a := b.attempts[jobName]; a != nil {
 		return a
 	}
-	number := adapter.AttemptOfJob(job, runID)
+	number := job.Attempt(jobName, runID)
 	if number == 0 {
 		return nil
 	}
-	a := &attempt{job: job, runID: runID, number: number, namespace: namespace}
-	b.attempts[job] = a
-	for _, e := range b.early[job] {
+	a := &attempt{jobName: jobName, runID: runID, number: number, namespace: namespace}
+	b.attempts[jobName] = a
+	for _, e := range b.early[jobName] {
 		a.events.add(e, mostEarly)
 	}
-	delete(b.early, job)
+	delete(b.early, jobName)
 	return a
 }
 
@@ -89,16 +89,16 @@ const (
 )
 
 // event adds an event to its attempt, and says whether it is new there.
-func (b *board) event(job string, e state.PodEvent, most int) (isNew, over bool) {
+func (b *board) event(jobName string, e state.PodEvent, most int) (isNew, over bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	a := b.attempts[job]
+	a := b.attempts[jobName]
 	if a == nil {
 		if len(b.early) >= mostEarlyJobs {
 			clear(b.early)
 		}
-		if len(b.early[job]) < mostEarly {
-			b.early[job] = append(b.early[job], e)
+		if len(b.early[jobName]) < mostEarly {
+			b.early[jobName] = append(b.early[jobName], e)
 			return true, false
 		}
 		return false, false
@@ -111,13 +111,13 @@ func (b *board) event(job string, e state.PodEvent, most int) (isNew, over bool)
 	return isNew, a.over
 }
 
-func (b *board) jobSeen(job *batchv1.Job) {
+func (b *board) jobSeen(j *batchv1.Job) {
 	b.mu.Lock()
-	a := b.at(job.Name, job.Labels[adapter.LabelRunID], job.Namespace)
+	a := b.at(j.Name, j.Labels[job.LabelRunID], j.Namespace)
 	if a != nil {
-		a.seen, a.jobGone = job, false
+		a.seen, a.jobGone = j, false
 		// Marked by whoever recorded it; nothing is left to do.
-		if job.Annotations[annotationRecorded] != "" {
+		if j.Annotations[annotationRecorded] != "" {
 			a.over, a.finished = true, true
 		}
 	}
@@ -140,7 +140,7 @@ func (b *board) jobRemoved(name string) {
 // Job controller does not count.
 func (b *board) podSeen(pod *corev1.Pod) {
 	b.mu.Lock()
-	a := b.at(pod.Labels[labelJobName], pod.Labels[adapter.LabelRunID], pod.Namespace)
+	a := b.at(pod.Labels[labelJobName], pod.Labels[job.LabelRunID], pod.Namespace)
 	if a != nil && (a.pod == nil || a.pod.UID == pod.UID || a.pod.CreationTimestamp.Before(&pod.CreationTimestamp)) {
 		a.pod, a.podGone = pod, false
 	}
@@ -168,30 +168,30 @@ func (b *board) podRemoved(name string, last *corev1.Pod) {
 // forget drops an attempt that is over and of which the cluster has nothing any more.
 func (b *board) forget(a *attempt) {
 	if a.over && a.finished && (a.seen == nil || a.jobGone) && (a.pod == nil || a.podGone) {
-		delete(b.attempts, a.job)
+		delete(b.attempts, a.jobName)
 	}
 }
 
 func (b *board) woken(a *attempt) {
 	if a != nil {
-		b.wake(a.job)
+		b.wake(a.jobName)
 	}
 }
 
 // ask notes that we have an attempt deleted, before it is.
-func (b *board) ask(job string) {
+func (b *board) ask(jobName string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if a := b.attempts[job]; a != nil {
+	if a := b.attempts[jobName]; a != nil {
 		a.asked = true
 	}
 }
 
 // get copies an attempt; what it points to is never changed.
-func (b *board) get(job string) (attempt, bool) {
+func (b *board) get(jobName string) (attempt, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	a := b.attempts[job]
+	a := b.attempts[jobName]
 	if a == nil {
 		return attempt{}, false
 	}
@@ -201,20 +201,20 @@ func (b *board) get(job string) (attempt, bool) {
 }
 
 // change lets do alter an attempt, and drops it where nothing is left of it.
-func (b *board) change(job string, do func(a *attempt)) {
+func (b *board) change(jobName string, do func(a *attempt)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if a := b.attempts[job]; a != nil {
+	if a := b.attempts[jobName]; a != nil {
 		do(a)
 		b.forget(a)
 	}
 }
 
 // knows is whether the cluster has anything of an attempt.
-func (b *board) knows(job string) bool {
+func (b *board) knows(jobName string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	a := b.attempts[job]
+	a := b.attempts[jobName]
 	return a != nil && (a.seen != nil || a.pod != nil)
 }
 
@@ -223,17 +223,17 @@ func (b *board) living() map[string]string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	found := map[string]string{}
-	for job, a := range b.attempts {
+	for jobName, a := range b.attempts {
 		if !a.over && (a.seen != nil || a.pod != nil) {
-			found[a.runID] = job
+			found[a.runID] = jobName
 		}
 	}
 	return found
 }
 
 // sighting is what package adapter classifies.
-func (a *attempt) sighting(now time.Time, pullDeadline time.Duration) adapter.Sighting {
-	return adapter.Sighting{
+func (a *attempt) sighting(now time.Time, pullDeadline time.Duration) job.Sighting {
+	return job.Sighting{
 		Job: a.seen, JobGone: a.jobGone, Pod: a.pod, PodGone: a.podGone, Asked: a.asked,
 		Container: a.runID, PullDeadline: pullDeadline, Now: now,
 	}

@@ -12,23 +12,23 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/stitchfix/flotilla-os/execution/adapter"
+	"github.com/stitchfix/flotilla-os/execution/engine/kubernetes/job"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
 func makeJob(name, run string) *batchv1.Job {
-	return &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "jobs", Labels: map[string]string{adapter.LabelRunID: run}}}
+	return &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "jobs", Labels: map[string]string{job.LabelRunID: run}}}
 }
 
-func makePod(name, job, run string) *corev1.Pod {
+func makePod(name, jobName, run string) *corev1.Pod {
 	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
-		Name: name, Namespace: "jobs", UID: types.UID(name), Labels: map[string]string{adapter.LabelRunID: run, labelJobName: job},
+		Name: name, Namespace: "jobs", UID: types.UID(name), Labels: map[string]string{job.LabelRunID: run, labelJobName: jobName},
 	}}
 }
 
 func makeBoard() (*board, *[]string) {
 	var woken []string
-	return newBoard(func(job string) { woken = append(woken, job) }), &woken
+	return newBoard(func(jobName string) { woken = append(woken, jobName) }), &woken
 }
 
 func TestBoardKnowsAttempts(t *testing.T) {
@@ -81,9 +81,9 @@ func TestBoardForgets(t *testing.T) {
 func TestBoardOfRecordedJobs(t *testing.T) {
 	t.Parallel()
 	b, _ := makeBoard()
-	job := makeJob("r", "r")
-	job.Annotations = map[string]string{annotationRecorded: "true"}
-	b.jobSeen(stripJob(job))
+	j := makeJob("r", "r")
+	j.Annotations = map[string]string{annotationRecorded: "true"}
+	b.jobSeen(stripJob(j))
 	a, _ := b.get("r")
 	assert.True(t, a.over && a.finished, "after a restart, nothing is left to do")
 	assert.Empty(t, b.living())
@@ -130,7 +130,7 @@ func TestStripKeepsWhatIsLookedAt(t *testing.T) {
 	kept := stripPod(pod)
 	assert.Empty(t, kept.ManagedFields)
 	assert.Empty(t, kept.Spec.Containers)
-	assert.Equal(t, map[string]string{adapter.LabelRunID: "r", labelJobName: "r"}, kept.Labels)
+	assert.Equal(t, map[string]string{job.LabelRunID: "r", labelJobName: "r"}, kept.Labels)
 	assert.Equal(t, "n", kept.Spec.NodeName)
 	assert.Equal(t, corev1.PodRunning, kept.Status.Phase)
 	_, err := stripObject(&corev1.Node{})

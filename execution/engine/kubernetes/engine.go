@@ -13,6 +13,7 @@ import (
 	"github.com/stitchfix/flotilla-os/config"
 	"github.com/stitchfix/flotilla-os/execution/adapter"
 	"github.com/stitchfix/flotilla-os/execution/engine"
+	"github.com/stitchfix/flotilla-os/execution/engine/kubernetes/job"
 	"github.com/stitchfix/flotilla-os/metrics"
 	"github.com/stitchfix/flotilla-os/state"
 )
@@ -57,7 +58,7 @@ type Engine struct {
 	cfg       Config
 	logger    *slog.Logger
 	now       func() time.Time
-	settings  adapter.JobSettings
+	settings  job.Settings
 	can       state.Capabilities
 	manifests manifests
 	logbook   *logbook
@@ -91,7 +92,7 @@ func New(cfg Config) (*Engine, error) {
 	e := &Engine{
 		cfg: cfg, now: cfg.Clock,
 		logger:    cfg.Logger.With("cluster", cfg.Cluster.Name),
-		settings:  adapter.JobSettings{Mode: cfg.Mode, EKS: cfg.EKS, Deadlines: cfg.Deadlines},
+		settings:  job.Settings{Mode: cfg.Mode, EKS: cfg.EKS, Deadlines: cfg.Deadlines},
 		can:       cfg.Cluster.EffectiveCapabilities(cfg.Kube.ImpliedCapabilities()...),
 		manifests: manifests{dir: filepath.Join(cfg.DataDir, ManifestsFolder)},
 	}

@@ -14,7 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/tools/cache"
 
-	"github.com/stitchfix/flotilla-os/execution/adapter"
+	"github.com/stitchfix/flotilla-os/execution/engine/kubernetes/job"
 	"github.com/stitchfix/flotilla-os/metrics"
 	"github.com/stitchfix/flotilla-os/state"
 )
@@ -94,20 +94,20 @@ func (s *eventSink) Replace(list []any, _ string) error {
 func (s *eventSink) Resync() error { return nil }
 
 func (f *follower) event(e *corev1.Event) {
-	job := e.InvolvedObject.Name
+	jobName := e.InvolvedObject.Name
 	switch e.InvolvedObject.Kind {
 	case "Pod":
-		job = jobOfPod(job)
+		jobName = jobOfPod(jobName)
 	case "Job":
 	default:
 		return
 	}
-	isNew, over := f.board.event(job, podEvent(e), f.cfg.EKS.MaxPodEvents)
+	isNew, over := f.board.event(jobName, podEvent(e), f.cfg.EKS.MaxPodEvents)
 	if isNew && !over && e.Reason == reasonScaleUp {
 		f.count(metrics.EngineEKSTriggeredScaleUp)
 	}
 	if isNew && !over && e.Type == corev1.EventTypeWarning {
-		f.reports.AddAfter(job, warningDelay)
+		f.reports.AddAfter(jobName, warningDelay)
 	}
 }
 
@@ -142,14 +142,14 @@ func eventTime(e *corev1.Event) *time.Time {
 
 // Events asks the cluster for the newest events of the run's pods and Jobs.
 func (e *Engine) Events(ctx context.Context, run state.Run) (state.PodEvents, error) {
-	names, err := e.podsOf(ctx, e.namespaceOf(run), adapter.LabelRunID+"="+adapter.SanitizeLabel(run.RunID))
+	names, err := e.podsOf(ctx, e.namespaceOf(run), job.LabelRunID+"="+job.SanitizeLabel(run.RunID))
 	if err != nil {
 		return nil, err
 	}
 	if run.PodName != nil && !slices.Contains(names, *run.PodName) {
 		names = append(names, *run.PodName)
 	}
-	names = append(names, adapter.JobName(run))
+	names = append(names, job.Name(run))
 	var ring eventRing
 	var failed []error
 	for _, name := range names {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stitchfix/flotilla-os/execution/adapter"
 	"github.com/stitchfix/flotilla-os/execution/engine"
+	"github.com/stitchfix/flotilla-os/execution/engine/kubernetes/job"
 	"github.com/stitchfix/flotilla-os/fault"
 	"github.com/stitchfix/flotilla-os/state"
 )
@@ -23,24 +24,24 @@ func (e *Engine) Execute(ctx context.Context, s engine.Submission) error {
 	if err != nil {
 		return fmt.Errorf("sizing the run: %w", err)
 	}
-	job, err := adapter.BuildJob(adapter.JobInput{
+	j, err := job.Build(job.Input{
 		Run: s.Run, Executable: s.Executable, Resources: given, Capabilities: e.can, Settings: e.settings, Now: e.now(),
 	})
 	if err != nil {
 		return err
 	}
-	if err := e.manifests.keep(s.Run, job); err != nil {
+	if err := e.manifests.keep(s.Run, j); err != nil {
 		e.logger.Warn("cannot keep the manifest", "run_id", s.Run.RunID, "error", err)
 	}
-	e.registerTeam(ctx, adapter.Team(s.Run, given.GPU))
+	e.registerTeam(ctx, job.Team(s.Run, given.GPU))
 	fault.Point(fault.ExecutePrepared)
-	if given, err = e.create(ctx, job, given); err != nil {
+	if given, err = e.create(ctx, j, given); err != nil {
 		return err
 	}
 	fault.Point(fault.JobCreated)
 	accepted, err := s.Accept(ctx, state.Acceptance{
 		Memory: given.Memory, MemoryLimit: given.MemoryLimit, CPU: given.CPU, CPULimit: given.CPULimit,
-		Namespace: &job.Namespace, ContainerName: &s.Run.RunID,
+		Namespace: &j.Namespace, ContainerName: &s.Run.RunID,
 	})
 	if err != nil {
 		return fmt.Errorf("accepting the run: %w", err)
@@ -53,13 +54,13 @@ func (e *Engine) Execute(ctx context.Context, s engine.Submission) error {
 }
 
 // create makes the Job, or finds it made; it answers the sizes that the Job has.
-func (e *Engine) create(ctx context.Context, job *batchv1.Job, given adapter.Resources) (adapter.Resources, error) {
-	_, err := e.cfg.Kube.Client.BatchV1().Jobs(job.Namespace).Create(ctx, job, metav1.CreateOptions{})
+func (e *Engine) create(ctx context.Context, j *batchv1.Job, given adapter.Resources) (adapter.Resources, error) {
+	_, err := e.cfg.Kube.Client.BatchV1().Jobs(j.Namespace).Create(ctx, j, metav1.CreateOptions{})
 	switch {
 	case err == nil:
 		return given, nil
 	case apierrors.IsAlreadyExists(err):
-		return e.readBack(ctx, job, given)
+		return e.readBack(ctx, j, given)
 	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err), apierrors.IsRequestEntityTooLargeError(err):
 		return given, engine.Rejected{Reason: err.Error()}
 	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
@@ -70,17 +71,17 @@ func (e *Engine) create(ctx context.Context, job *batchv1.Job, given adapter.Res
 }
 
 // readBack is what the Job of that name got when it was made: by an earlier try, another server, or the program before.
-func (e *Engine) readBack(ctx context.Context, job *batchv1.Job, given adapter.Resources) (adapter.Resources, error) {
-	there, err := e.cfg.Kube.Client.BatchV1().Jobs(job.Namespace).Get(ctx, job.Name, metav1.GetOptions{})
+func (e *Engine) readBack(ctx context.Context, j *batchv1.Job, given adapter.Resources) (adapter.Resources, error) {
+	there, err := e.cfg.Kube.Client.BatchV1().Jobs(j.Namespace).Get(ctx, j.Name, metav1.GetOptions{})
 	if err != nil {
 		return given, fmt.Errorf("reading the Job that exists: %w", err)
 	}
 	if there.DeletionTimestamp != nil {
-		return given, engine.NotNow{Reason: fmt.Sprintf("A Job named %s is being deleted from cluster %s.", job.Name, e.cfg.Cluster.Name)}
+		return given, engine.NotNow{Reason: fmt.Sprintf("A Job named %s is being deleted from cluster %s.", j.Name, e.cfg.Cluster.Name)}
 	}
-	found, err := adapter.ResourcesOf(there)
-	if errors.Is(err, adapter.ErrNotOurJob) {
-		e.logger.Warn("the Job that exists has no sizes to read back", "run_id", job.Labels[adapter.LabelRunID], "job", job.Name)
+	found, err := job.ResourcesOf(there)
+	if errors.Is(err, job.ErrNotOurs) {
+		e.logger.Warn("the Job that exists has no sizes to read back", "run_id", j.Labels[job.LabelRunID], "job", j.Name)
 		return given, nil
 	}
 	return found, err
@@ -96,7 +97,7 @@ func (e *Engine) takeBack(ctx context.Context, run state.Run) error {
 	if !slices.Contains(stopped, run.RunID) {
 		return nil
 	}
-	return e.remove(ctx, removal{namespace: e.namespaceOf(run), job: adapter.JobName(run)})
+	return e.remove(ctx, removal{namespace: e.namespaceOf(run), jobName: job.Name(run)})
 }
 
 // registerTeam keeps the team's ConfigMap, once per team and process. What makes a team's nodes needs it, the run does
@@ -108,7 +109,7 @@ func (e *Engine) registerTeam(ctx context.Context, team string) {
 	if _, known := e.teams.Load(team); known {
 		return
 	}
-	wanted := adapter.TeamConfigMap(team, e.cfg.EKS.JobNamespace)
+	wanted := job.TeamConfigMap(team, e.cfg.EKS.JobNamespace)
 	_, err := e.cfg.Kube.Client.CoreV1().ConfigMaps(wanted.Namespace).Create(ctx, wanted, metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		e.logger.Warn("cannot register the team", "team", team, "error", err)

@@ -26,6 +26,7 @@ import (
 	"github.com/stitchfix/flotilla-os/config"
 	"github.com/stitchfix/flotilla-os/execution/adapter"
 	"github.com/stitchfix/flotilla-os/execution/engine"
+	"github.com/stitchfix/flotilla-os/execution/engine/kubernetes/job"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -202,9 +203,9 @@ func TestExecuteRefused(t *testing.T) {
 func TestExecuteFindsTheJobMade(t *testing.T) {
 	t.Parallel()
 	run := makeRun()
-	there, err := adapter.BuildJob(adapter.JobInput{
+	there, err := job.Build(job.Input{
 		Run: run, Resources: adapter.Resources{Memory: 896, MemoryLimit: 900, CPU: 300, CPULimit: 400},
-		Settings: adapter.JobSettings{EKS: config.EKS{JobNamespace: "jobs"}},
+		Settings: job.Settings{EKS: config.EKS{JobNamespace: "jobs"}},
 	})
 	require.NoError(t, err)
 	api := &apiServer{create: status(http.StatusConflict, metav1.StatusReasonAlreadyExists), there: there}

@@ -12,8 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/stitchfix/flotilla-os/config"
-	"github.com/stitchfix/flotilla-os/execution/adapter"
 	"github.com/stitchfix/flotilla-os/execution/engine"
+	"github.com/stitchfix/flotilla-os/execution/engine/kubernetes/job"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -32,8 +32,8 @@ var errNotYet = errors.New("kubernetes: not yet")
 
 // finish does what is left of an attempt whose end is recorded: its log is fetched, its last events and its greatest
 // use are recorded, and its Job is marked and given its time to live.
-func (f *follower) finish(ctx context.Context, job string) error {
-	a, ok := f.board.get(job)
+func (f *follower) finish(ctx context.Context, jobName string) error {
+	a, ok := f.board.get(jobName)
 	if !ok || a.finished || !a.over {
 		return nil
 	}
@@ -46,7 +46,7 @@ func (f *follower) finish(ctx context.Context, job string) error {
 	if err := f.mark(ctx, &a); err != nil {
 		return err
 	}
-	f.board.change(job, func(a *attempt) {
+	f.board.change(jobName, func(a *attempt) {
 		a.finished = true
 		a.events.list = nil
 	})
@@ -66,19 +66,19 @@ func (f *follower) finishLog(ctx context.Context, a *attempt) error {
 		answered := errors.As(err, new(apierrors.APIStatus))
 		if err != nil && (!answered || a.logTries+1 < logTries) {
 			if answered {
-				f.board.change(a.job, func(b *attempt) { b.logTries++ })
+				f.board.change(a.jobName, func(b *attempt) { b.logTries++ })
 			}
 			f.logger.Debug("log not fetched yet", "run_id", a.runID, "error", err)
 			return err
 		}
 		if err != nil {
 			f.logger.Warn("the log could not be fetched", "run_id", a.runID, "error", err)
-			f.board.change(a.job, func(b *attempt) { b.logOver, b.logTries = true, logTries })
+			f.board.change(a.jobName, func(b *attempt) { b.logOver, b.logTries = true, logTries })
 			a.logTries = logTries
 			return nil
 		}
 	}
-	f.board.change(a.job, func(b *attempt) { b.logOver = true })
+	f.board.change(a.jobName, func(b *attempt) { b.logOver = true })
 	return nil
 }
 
@@ -91,7 +91,7 @@ func (f *follower) finishDetails(ctx context.Context, a *attempt) error {
 	if err := f.observer.Observe(ctx, engine.Observation{RunID: a.runID, Attempt: a.number, Update: u}); err != nil {
 		return err
 	}
-	f.board.change(a.job, func(b *attempt) { b.stored, b.events.dirty = a.peak, false })
+	f.board.change(a.jobName, func(b *attempt) { b.stored, b.events.dirty = a.peak, false })
 	return nil
 }
 
@@ -101,7 +101,7 @@ func (f *follower) mark(ctx context.Context, a *attempt) error {
 	if a.seen == nil || a.jobGone || a.seen.DeletionTimestamp != nil || a.logTries >= logTries {
 		return nil
 	}
-	if !adapter.JobEnded(a.seen) {
+	if !job.Ended(a.seen) {
 		return errNotYet // the Job controller is about to
 	}
 	patch, err := json.Marshal(map[string]any{
@@ -112,7 +112,7 @@ func (f *follower) mark(ctx context.Context, a *attempt) error {
 		return err
 	}
 	jobs := f.cfg.Kube.Client.BatchV1().Jobs(a.namespace)
-	_, err = jobs.Patch(ctx, a.job, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+	_, err = jobs.Patch(ctx, a.jobName, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}

@@ -14,8 +14,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 
-	"github.com/stitchfix/flotilla-os/execution/adapter"
 	"github.com/stitchfix/flotilla-os/execution/engine"
+	"github.com/stitchfix/flotilla-os/execution/engine/kubernetes/job"
 )
 
 const (
@@ -84,10 +84,16 @@ func (f *follower) whenSynced(ctx context.Context, synced ...chan struct{}) erro
 		return f.reflect(ctx, "events", f.eventSource(), &corev1.Event{}, &eventSink{follower: f})
 	})
 	for range reporters {
-		group.Go(func() error { work(f.reports, func(job string) error { return f.report(ctx, job) }); return nil })
+		group.Go(func() error {
+			work(f.reports, func(jobName string) error { return f.report(ctx, jobName) })
+			return nil
+		})
 	}
 	for range finishers {
-		group.Go(func() error { work(f.endings, func(job string) error { return f.finish(ctx, job) }); return nil })
+		group.Go(func() error {
+			work(f.endings, func(jobName string) error { return f.finish(ctx, jobName) })
+			return nil
+		})
 	}
 	group.Go(func() error { f.every(ctx, f.reviewInterval(), true, f.review); return nil })
 	group.Go(func() error { f.every(ctx, stoppedInterval, false, f.endStopped); return nil })
@@ -153,11 +159,11 @@ func (f *follower) reflect(ctx context.Context, what string, source *cache.ListW
 }
 
 func (f *follower) jobSource() *cache.ListWatch {
-	return sourceOf(f.cfg.Kube.Streams.BatchV1().Jobs(f.cfg.EKS.JobNamespace), adapter.LabelRunID)
+	return sourceOf(f.cfg.Kube.Streams.BatchV1().Jobs(f.cfg.EKS.JobNamespace), job.LabelRunID)
 }
 
 func (f *follower) podSource() *cache.ListWatch {
-	return sourceOf(f.cfg.Kube.Streams.CoreV1().Pods(f.cfg.EKS.JobNamespace), adapter.LabelRunID)
+	return sourceOf(f.cfg.Kube.Streams.CoreV1().Pods(f.cfg.EKS.JobNamespace), job.LabelRunID)
 }
 
 func (f *follower) eventSource() *cache.ListWatch {

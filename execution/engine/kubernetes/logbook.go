@@ -12,7 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/stitchfix/flotilla-os/clients/logs"
-	"github.com/stitchfix/flotilla-os/execution/adapter"
+	"github.com/stitchfix/flotilla-os/execution/engine/kubernetes/job"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -23,7 +23,7 @@ const streamAgain = 2 * time.Second
 type place struct {
 	key       logs.Key
 	namespace string
-	job       string
+	jobName   string
 	pod       string // empty where it is not known
 	started   time.Time
 	ended     bool // the container has ended, or its end is ordered: a stream that ends has given everything
@@ -66,7 +66,7 @@ func (l *logbook) close() {
 
 // placeOf is where the follower knows an attempt to be.
 func (f *follower) placeOf(a *attempt) place {
-	p := place{key: logs.Key{RunID: a.runID, Attempt: a.number}, namespace: a.namespace, job: a.job, ended: !a.alive()}
+	p := place{key: logs.Key{RunID: a.runID, Attempt: a.number}, namespace: a.namespace, jobName: a.jobName, ended: !a.alive()}
 	if a.pod != nil {
 		p.pod = a.pod.Name
 		for _, c := range a.pod.Status.ContainerStatuses {
@@ -94,7 +94,7 @@ func (l *logbook) placeOfRun(run state.Run, attempt int64) place {
 		p.started = *run.StartedAt
 	}
 	run.AttemptCount = &attempt
-	p.job = adapter.JobName(run)
+	p.jobName = job.Name(run)
 	return p
 }
 
@@ -215,7 +215,7 @@ func (l *logbook) follow(ctx context.Context, p place, s *stream) error {
 		return err
 	}
 	if p.pod == "" {
-		pods, err := l.podsOf(ctx, p.namespace, labelJobName+"="+p.job)
+		pods, err := l.podsOf(ctx, p.namespace, labelJobName+"="+p.jobName)
 		if err != nil {
 			return err
 		}

@@ -12,7 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/stitchfix/flotilla-os/execution/adapter"
+	"github.com/stitchfix/flotilla-os/execution/engine/kubernetes/job"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -23,13 +23,13 @@ const ManifestsFolder = "manifests"
 type manifests struct{ dir string }
 
 func (m manifests) path(run state.Run) string {
-	name := adapter.JobName(run)
+	name := job.Name(run)
 	// Folders of folders: one per two digits of the id's end, which is random.
 	return filepath.Join(m.dir, name[max(0, len(run.RunID)-2):len(run.RunID)], name+".yaml")
 }
 
-func (m manifests) keep(run state.Run, job *batchv1.Job) error {
-	body, err := adapter.ManifestYAML(job)
+func (m manifests) keep(run state.Run, j *batchv1.Job) error {
+	body, err := job.ManifestYAML(j)
 	if err != nil {
 		return err
 	}
@@ -50,12 +50,12 @@ func (e *Engine) Manifest(ctx context.Context, run state.Run) ([]byte, error) {
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return body, err
 	}
-	job, err := e.cfg.Kube.Client.BatchV1().Jobs(e.namespaceOf(run)).Get(ctx, adapter.JobName(run), metav1.GetOptions{})
+	j, err := e.cfg.Kube.Client.BatchV1().Jobs(e.namespaceOf(run)).Get(ctx, job.Name(run), metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil, state.Missingf("Run %s has no manifest here.", run.RunID)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the Job: %w", err)
 	}
-	return adapter.ManifestYAML(job)
+	return job.ManifestYAML(j)
 }

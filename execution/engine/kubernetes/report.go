@@ -8,8 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/stitchfix/flotilla-os/execution/adapter"
 	"github.com/stitchfix/flotilla-os/execution/engine"
+	"github.com/stitchfix/flotilla-os/execution/engine/kubernetes/job"
 	"github.com/stitchfix/flotilla-os/fault"
 	"github.com/stitchfix/flotilla-os/metrics"
 	"github.com/stitchfix/flotilla-os/state"
@@ -19,19 +19,19 @@ import (
 const firstSight = 2 * time.Second
 
 // report brings an attempt's row to where the cluster has the attempt. An error has it tried again.
-func (f *follower) report(ctx context.Context, job string) error {
-	a, ok := f.board.get(job)
+func (f *follower) report(ctx context.Context, jobName string) error {
+	a, ok := f.board.get(jobName)
 	if !ok {
 		return nil
 	}
 	if a.over {
-		f.endings.Add(job)
+		f.endings.Add(jobName)
 		return nil
 	}
 	now := f.now()
-	o := adapter.Classify(a.sighting(now, f.cfg.EKS.ImagePullDeadline))
+	o := job.Classify(a.sighting(now, f.cfg.EKS.ImagePullDeadline))
 	if o.Again > 0 {
-		f.reports.AddAfter(job, o.Again+100*time.Millisecond)
+		f.reports.AddAfter(jobName, o.Again+100*time.Millisecond)
 	}
 	if o.Status == "" {
 		return nil
@@ -41,7 +41,7 @@ func (f *follower) report(ctx context.Context, job string) error {
 	}
 	if o.Status == state.StatusPending && a.told.status == "" && a.seen != nil {
 		if wait := firstSight - now.Sub(a.seen.CreationTimestamp.Time); wait > 0 && wait <= firstSight {
-			f.reports.AddAfter(job, wait)
+			f.reports.AddAfter(jobName, wait)
 			return nil
 		}
 	}
@@ -56,7 +56,7 @@ func (f *follower) whyPending(a *attempt, pods *string) *string {
 	}
 	if a.pod == nil {
 		for _, e := range slices.Backward(a.events.list) {
-			if e.SourceObject == a.job && e.EventType == corev1.EventTypeWarning {
+			if e.SourceObject == a.jobName && e.EventType == corev1.EventTypeWarning {
 				return new(e.Reason + ": " + e.Message)
 			}
 		}
@@ -68,7 +68,7 @@ func (f *follower) whyPending(a *attempt, pods *string) *string {
 }
 
 // tell makes the observation, unless it was made before.
-func (f *follower) tell(ctx context.Context, a attempt, o adapter.Outcome) error {
+func (f *follower) tell(ctx context.Context, a attempt, o job.Outcome) error {
 	now := tolden(o)
 	if now == a.told && !a.events.urgent {
 		return nil
@@ -95,7 +95,7 @@ func (f *follower) tell(ctx context.Context, a attempt, o adapter.Outcome) error
 		f.count(metrics.EngineEKSRunPodnameChanged)
 	}
 	over := o.Status == state.StatusStopped || o.Status == state.StatusNeedsRetry
-	f.board.change(a.job, func(b *attempt) {
+	f.board.change(a.jobName, func(b *attempt) {
 		b.told, b.over, b.stored, b.events.urgent = now, over, a.peak, false
 		b.asked = b.asked || o.Remove
 	})
@@ -103,7 +103,7 @@ func (f *follower) tell(ctx context.Context, a attempt, o adapter.Outcome) error
 	case o.Remove:
 		return f.removeOver(ctx, a)
 	case over:
-		f.endings.AddAfter(a.job, finishDelay)
+		f.endings.AddAfter(a.jobName, finishDelay)
 	case o.Status == state.StatusRunning && f.followsLogs():
 		f.logbook.start(f.placeOf(&a))
 	}
@@ -132,7 +132,7 @@ func (f *follower) removeOver(ctx context.Context, a attempt) error {
 		f.logbook.openAt(opening, f.placeOf(&a))
 		cancel()
 	}
-	r := removal{namespace: a.namespace, job: a.job}
+	r := removal{namespace: a.namespace, jobName: a.jobName}
 	if a.pod != nil {
 		r.pod = a.pod.Name
 	}
@@ -140,7 +140,7 @@ func (f *follower) removeOver(ctx context.Context, a attempt) error {
 	if err != nil {
 		f.note("cannot delete what is left of a run", err)
 	}
-	f.endings.AddAfter(a.job, finishDelay)
+	f.endings.AddAfter(a.jobName, finishDelay)
 	return nil
 }
 
@@ -149,14 +149,14 @@ func (f *follower) sizes(a *attempt, u *state.RunUpdate) {
 	if a.seen == nil {
 		return
 	}
-	given, err := adapter.ResourcesOf(a.seen)
+	given, err := job.ResourcesOf(a.seen)
 	if err != nil {
 		return
 	}
 	u.Memory, u.MemoryLimit, u.CPU, u.CPULimit = &given.Memory, &given.MemoryLimit, &given.CPU, &given.CPULimit
 }
 
-func tolden(o adapter.Outcome) told {
+func tolden(o job.Outcome) told {
 	t := told{status: o.Status}
 	if o.Update.PodName != nil {
 		t.pod = *o.Update.PodName

@@ -10,8 +10,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/stitchfix/flotilla-os/execution/adapter"
 	"github.com/stitchfix/flotilla-os/execution/engine"
+	"github.com/stitchfix/flotilla-os/execution/engine/kubernetes/job"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -73,7 +73,7 @@ func (f *follower) missing(ctx context.Context) (map[string]state.Run, error) {
 			return nil, fmt.Errorf("listing the active runs: %w", err)
 		}
 		for _, run := range runs {
-			if !f.board.knows(adapter.JobName(run)) {
+			if !f.board.knows(job.Name(run)) {
 				missing[run.RunID] = state.Run{RunID: run.RunID, AttemptCount: run.AttemptCount}
 			}
 			after = run.RunID
@@ -90,7 +90,7 @@ func (f *follower) adopt(ctx context.Context, ids map[string]bool) error {
 	jobs := f.cfg.Kube.Client.BatchV1().Jobs(f.cfg.EKS.JobNamespace)
 	next := ""
 	for {
-		page, err := jobs.List(ctx, metav1.ListOptions{LabelSelector: "!" + adapter.LabelRunID, Limit: reviewPage, Continue: next})
+		page, err := jobs.List(ctx, metav1.ListOptions{LabelSelector: "!" + job.LabelRunID, Limit: reviewPage, Continue: next})
 		if err != nil {
 			return fmt.Errorf("listing Jobs by name: %w", err)
 		}
@@ -99,7 +99,7 @@ func (f *follower) adopt(ctx context.Context, ids map[string]bool) error {
 			if !ids[name] {
 				continue
 			}
-			patch := fmt.Appendf(nil, `{"metadata":{"labels":{%q:%q}}}`, adapter.LabelRunID, name)
+			patch := fmt.Appendf(nil, `{"metadata":{"labels":{%q:%q}}}`, job.LabelRunID, name)
 			if _, err := jobs.Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
 				return fmt.Errorf("labelling an adopted Job: %w", err)
 			}

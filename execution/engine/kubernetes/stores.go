@@ -89,8 +89,8 @@ func nameOf(obj any) string {
 func (b *board) jobStore() *store {
 	return newStore(
 		func(obj any) {
-			if job, ok := obj.(*batchv1.Job); ok {
-				b.jobSeen(job)
+			if j, ok := obj.(*batchv1.Job); ok {
+				b.jobSeen(j)
 			}
 		},
 		func(name string, _ any) { b.jobRemoved(name) })

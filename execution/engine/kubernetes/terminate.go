@@ -9,7 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/stitchfix/flotilla-os/execution/adapter"
+	"github.com/stitchfix/flotilla-os/execution/engine/kubernetes/job"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -24,11 +24,11 @@ func (e *Engine) Terminate(ctx context.Context, run state.Run) error {
 		e.logbook.open(opening, run, run.Attempt())
 		cancel()
 	}
-	name := adapter.JobName(run)
+	name := job.Name(run)
 	if b := e.following(); b != nil {
 		b.ask(name)
 	}
-	r := removal{namespace: e.namespaceOf(run), job: name}
+	r := removal{namespace: e.namespaceOf(run), jobName: name}
 	if run.PodName != nil {
 		r.pod = *run.PodName
 	}
@@ -37,7 +37,7 @@ func (e *Engine) Terminate(ctx context.Context, run state.Run) error {
 
 // removal names what is to be deleted.
 type removal struct {
-	namespace, job string
+	namespace, jobName string
 	// pod is empty where it is not known.
 	pod string
 }
@@ -46,13 +46,13 @@ type removal struct {
 // garbage collector would come for them later.
 func (e *Engine) remove(ctx context.Context, r removal) error {
 	background := metav1.DeletePropagationBackground
-	err := e.cfg.Kube.Client.BatchV1().Jobs(r.namespace).Delete(ctx, r.job, metav1.DeleteOptions{PropagationPolicy: &background})
+	err := e.cfg.Kube.Client.BatchV1().Jobs(r.namespace).Delete(ctx, r.jobName, metav1.DeleteOptions{PropagationPolicy: &background})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("deleting the Job: %w", err)
 	}
 	pods := []string{r.pod}
 	if r.pod == "" {
-		if pods, err = e.podsOf(ctx, r.namespace, labelJobName+"="+r.job); err != nil {
+		if pods, err = e.podsOf(ctx, r.namespace, labelJobName+"="+r.jobName); err != nil {
 			return err
 		}
 	}

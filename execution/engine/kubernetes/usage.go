@@ -9,8 +9,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metricsv1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
-	"github.com/stitchfix/flotilla-os/execution/adapter"
 	"github.com/stitchfix/flotilla-os/execution/engine"
+	"github.com/stitchfix/flotilla-os/execution/engine/kubernetes/job"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -50,7 +50,7 @@ func (f *follower) measure(ctx context.Context) error {
 		return nil
 	}
 	list, err := f.cfg.Kube.Metrics.MetricsV1beta1().PodMetricses(f.cfg.EKS.JobNamespace).List(ctx,
-		metav1.ListOptions{LabelSelector: adapter.LabelRunID})
+		metav1.ListOptions{LabelSelector: job.LabelRunID})
 	if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) || apierrors.IsServiceUnavailable(err) {
 		f.metrics.notBefore = now.Add(metricsAgain)
 		f.logger.Info("the cluster tells nothing about what runs use", "error", err)
@@ -80,7 +80,7 @@ func (f *follower) measured(ctx context.Context, m *metricsv1.PodMetrics) error 
 		a.peak.memory = max(a.peak.memory, (bytes+bytesPerMB-1)/bytesPerMB)
 		a.peak.cpu = max(a.peak.cpu, c.Usage.Cpu().MilliValue())
 	}
-	f.board.change(a.job, func(b *attempt) { b.peak = a.peak })
+	f.board.change(a.jobName, func(b *attempt) { b.peak = a.peak })
 	if !a.peak.exceeds(a.stored) || a.told.status == "" {
 		return nil
 	}
@@ -89,6 +89,6 @@ func (f *follower) measured(ctx context.Context, m *metricsv1.PodMetrics) error 
 	if err := f.observer.Observe(ctx, engine.Observation{RunID: a.runID, Attempt: a.number, Update: u}); err != nil {
 		return err
 	}
-	f.board.change(a.job, func(b *attempt) { b.stored = a.peak })
+	f.board.change(a.jobName, func(b *attempt) { b.stored = a.peak })
 	return nil
 }

@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/stitchfix/flotilla-os/execution/adapter"
+	"github.com/stitchfix/flotilla-os/execution/container"
 	"github.com/stitchfix/flotilla-os/execution/engine"
 	"github.com/stitchfix/flotilla-os/fault"
 	"github.com/stitchfix/flotilla-os/state"
@@ -110,11 +110,11 @@ func (e *Engine) specOf(ctx context.Context, s engine.Submission) (Spec, error) 
 		return Spec{}, fmt.Errorf("sizing the run: %w", err)
 	}
 	spec := Spec{
-		RunID: s.Run.RunID, Attempt: int(s.Run.Attempt()), Argv: adapter.ContainerCommand(s.Run),
+		RunID: s.Run.RunID, Attempt: int(s.Run.Attempt()), Argv: container.Command(s.Run),
 		MemoryMB: size.Memory, CPUMillicores: size.CPU, MemoryLimitMB: size.MemoryLimit, CPULimitMillicores: size.CPULimit,
 		DeadlineSeconds: e.deadlineOf(s.Run), GraceSeconds: int64(e.cfg.TerminateGrace / time.Second), Limits: e.limits,
 	}
-	for _, v := range adapter.ContainerEnv(s.Executable, s.Run) {
+	for _, v := range container.Env(s.Executable, s.Run) {
 		spec.Env = append(spec.Env, v.Name+"="+v.Value)
 	}
 	if runtime := e.cfg.ContainerRuntime; runtime != "" && runtime != noRuntime {

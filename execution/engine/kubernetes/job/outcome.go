@@ -1,4 +1,4 @@
-package adapter
+package job
 
 import (
 	"fmt"
@@ -187,8 +187,8 @@ func (s Sighting) jobFailed(reason string) bool {
 	return c != nil && (reason == "" || c.Reason == reason)
 }
 
-// JobEnded is whether a Job has finished, well or not.
-func JobEnded(job *batchv1.Job) bool {
+// Ended is whether a Job has finished, well or not.
+func Ended(job *batchv1.Job) bool {
 	return jobCondition(job, batchv1.JobComplete) != nil || jobCondition(job, batchv1.JobFailed) != nil
 }
 

@@ -1,4 +1,4 @@
-package adapter
+package job
 
 import (
 	"encoding/json"
@@ -9,29 +9,31 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/stitchfix/flotilla-os/execution/adapter"
 )
 
 const bytesPerMB = 1_000_000
 
-// ErrNotOurJob says that a Job of a run's name was not made by BuildJob.
-var ErrNotOurJob = errors.New("adapter: the Job's container has no requests and limits of cpu and memory")
+// ErrNotOurs says that a Job of a run's name was not made by Build.
+var ErrNotOurs = errors.New("adapter: the Job's container has no requests and limits of cpu and memory")
 
 // ResourcesOf reads a Job's sizes back: what a run got whose Job exists already. Parts of a MB or a millicore count as
-// whole ones. The error is ErrNotOurJob.
-func ResourcesOf(job *batchv1.Job) (Resources, error) {
+// whole ones. The error is ErrNotOurs.
+func ResourcesOf(job *batchv1.Job) (adapter.Resources, error) {
 	containers := job.Spec.Template.Spec.Containers
 	if len(containers) == 0 {
-		return Resources{}, ErrNotOurJob
+		return adapter.Resources{}, ErrNotOurs
 	}
 	requests, limits := containers[0].Resources.Requests, containers[0].Resources.Limits
 	gpu := limits[resourceGPU]
-	found := Resources{
+	found := adapter.Resources{
 		Memory: megabytes(requests), MemoryLimit: megabytes(limits),
 		CPU: requests.Cpu().MilliValue(), CPULimit: limits.Cpu().MilliValue(),
 		GPU: gpu.Value(),
 	}
 	if min(found.Memory, found.MemoryLimit, found.CPU, found.CPULimit) < 1 {
-		return Resources{}, ErrNotOurJob
+		return adapter.Resources{}, ErrNotOurs
 	}
 	return found, nil
 }

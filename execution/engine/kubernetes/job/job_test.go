@@ -1,4 +1,4 @@
-package adapter
+package job
 
 import (
 	"testing"
@@ -9,17 +9,18 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
+	"github.com/stitchfix/flotilla-os/execution/adapter"
 	"github.com/stitchfix/flotilla-os/execution/engine"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-func buildJob(t *testing.T, change func(in *JobInput)) *batchv1.Job {
+func buildJob(t *testing.T, change func(in *Input)) *batchv1.Job {
 	t.Helper()
 	in := plainInput()
 	if change != nil {
 		change(&in)
 	}
-	job, err := BuildJob(in)
+	job, err := Build(in)
 	require.NoError(t, err)
 	return job
 }
@@ -31,7 +32,7 @@ func manifest(t *testing.T, job *batchv1.Job) string {
 	return string(text)
 }
 
-func TestBuildJob(t *testing.T) {
+func TestBuild(t *testing.T) {
 	t.Parallel()
 	for name, tc := range jobCases() {
 		t.Run(name, func(t *testing.T) {
@@ -43,24 +44,24 @@ func TestBuildJob(t *testing.T) {
 	}
 }
 
-func TestBuildJobRejects(t *testing.T) {
+func TestBuildRejects(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
-		change func(in *JobInput)
+		change func(in *Input)
 		reason string
 	}{
 		"docker where it is not allowed": {
-			func(in *JobInput) { in.Run.RequiresDocker = true }, "eks_allow_docker_socket"},
+			func(in *Input) { in.Run.RequiresDocker = true }, "eks_allow_docker_socket"},
 		"a port that would be another one in 16 bits": {
-			func(in *JobInput) { in.Executable = state.Definition{Ports: []int64{65536 + 80}} }, "port 65616"},
+			func(in *Input) { in.Executable = state.Definition{Ports: []int64{65536 + 80}} }, "port 65616"},
 		"port 0": {
-			func(in *JobInput) { in.Executable = state.Definition{Ports: []int64{0}} }, "port 0"},
+			func(in *Input) { in.Executable = state.Definition{Ports: []int64{0}} }, "port 0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			in := plainInput()
 			tc.change(&in)
-			_, err := BuildJob(in)
+			_, err := Build(in)
 			var rejected engine.Rejected
 			require.ErrorAs(t, err, &rejected)
 			assert.Contains(t, rejected.Reason, tc.reason)
@@ -68,14 +69,14 @@ func TestBuildJobRejects(t *testing.T) {
 	}
 }
 
-func TestAttemptOfJob(t *testing.T) {
+func TestAttempt(t *testing.T) {
 	t.Parallel()
 	for attempt := int64(1); attempt < 12; attempt++ {
 		run := state.Run{RunID: testRunID, AttemptCount: &attempt}
-		assert.Equal(t, attempt, AttemptOfJob(JobName(run), testRunID))
+		assert.Equal(t, attempt, Attempt(Name(run), testRunID))
 	}
 	for _, name := range []string{"", "x", testRunID + "-", testRunID + "-0", testRunID + "-1", testRunID + "-02", testRunID + "-x", testRunID + "3"} {
-		assert.EqualValues(t, 0, AttemptOfJob(name, testRunID), name)
+		assert.EqualValues(t, 0, Attempt(name, testRunID), name)
 	}
 }
 
@@ -93,29 +94,29 @@ func TestTeamConfigMap(t *testing.T) {
 
 func TestResourcesOf(t *testing.T) {
 	t.Parallel()
-	for name, given := range map[string]Resources{
+	for name, given := range map[string]adapter.Resources{
 		"small": {Memory: 512, MemoryLimit: 512, CPU: 250, CPULimit: 250},
 		"large": {Memory: 350_000, MemoryLimit: 360_001, CPU: 60_000, CPULimit: 60_250},
 		"GPUs":  {Memory: 1000, MemoryLimit: 1000, CPU: 1000, CPULimit: 2000, GPU: 8},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got, err := ResourcesOf(buildJob(t, func(in *JobInput) { in.Resources = given }))
+			got, err := ResourcesOf(buildJob(t, func(in *Input) { in.Resources = given }))
 			require.NoError(t, err)
 			assert.Equal(t, given, got)
 		})
 	}
 	_, err := ResourcesOf(&batchv1.Job{})
-	require.ErrorIs(t, err, ErrNotOurJob)
+	require.ErrorIs(t, err, ErrNotOurs)
 	bare := buildJob(t, nil)
 	bare.Spec.Template.Spec.Containers[0].Resources.Limits = nil
 	_, err = ResourcesOf(bare)
-	require.ErrorIs(t, err, ErrNotOurJob)
+	require.ErrorIs(t, err, ErrNotOurs)
 }
 
 func TestManifestYAML(t *testing.T) {
 	t.Parallel()
-	job := buildJob(t, func(in *JobInput) {
+	job := buildJob(t, func(in *Input) {
 		in.Run.Env = state.EnvList{{Name: "A", Value: "x"}}
 		in.Resources.GPU = 1
 	})

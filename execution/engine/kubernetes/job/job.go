@@ -1,6 +1,9 @@
-package adapter
+// Package job builds the Kubernetes Job of a run's attempt, reads one back, and decides from a Job and its pod where the
+// attempt stands. Everything here is a pure function of its input; talking to a cluster is package kubernetes's part.
+package job
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"strconv"
@@ -12,6 +15,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/stitchfix/flotilla-os/config"
+	"github.com/stitchfix/flotilla-os/execution/adapter"
+	"github.com/stitchfix/flotilla-os/execution/container"
 	"github.com/stitchfix/flotilla-os/execution/engine"
 	"github.com/stitchfix/flotilla-os/state"
 )
@@ -20,38 +25,38 @@ import (
 // nothing is lost while no server of ours runs. It is lowered to eks_job_ttl afterwards.
 const ttlAtCreation = 7 * 24 * time.Hour
 
-// JobSettings are what all Jobs have in common.
-type JobSettings struct {
+// Settings are what all Jobs have in common.
+type Settings struct {
 	// Mode is flotilla_mode.
 	Mode      string
 	EKS       config.EKS
 	Deadlines config.Deadlines
 }
 
-// JobInput is what one attempt's Job is built from.
-type JobInput struct {
+// Input is what one attempt's Job is built from.
+type Input struct {
 	Run state.Run
 	// Executable is what the run was made from; nil where that is gone.
 	Executable state.Executable
 	// Resources are what Adapter.Resources gave the run.
-	Resources Resources
+	Resources adapter.Resources
 	// Capabilities are those of the cluster, implied ones included.
 	Capabilities state.Capabilities
-	Settings     JobSettings
+	Settings     Settings
 	// Now is when the Job is built; an attempt after the first gets what is left of the deadline.
 	Now time.Time
 }
 
-// JobName is the name of an attempt's Job: the run's id, and from the second attempt on its number.
-func JobName(run state.Run) string {
+// Name is the name of an attempt's Job: the run's id, and from the second attempt on its number.
+func Name(run state.Run) string {
 	if run.Attempt() == 1 {
 		return run.RunID
 	}
 	return run.RunID + "-" + strconv.FormatInt(run.Attempt(), 10)
 }
 
-// AttemptOfJob is the attempt that a Job of the run is, 0 for a name that JobName does not make.
-func AttemptOfJob(jobName, runID string) int64 {
+// Attempt is the attempt that a Job of the run is, 0 for a name that Name does not make.
+func Attempt(jobName, runID string) int64 {
 	if jobName == runID {
 		return 1
 	}
@@ -66,10 +71,10 @@ func AttemptOfJob(jobName, runID string) int64 {
 	return attempt
 }
 
-// BuildJob makes the Job of an attempt (kubernetes.md, The Job). It depends on nothing but its input. An error is
+// Build makes the Job of an attempt (kubernetes.md, The Job). It depends on nothing but its input. An error is
 // engine.Rejected: the run can never be a Job as it is. Much else that can be wrong with a run, such as the key of a
 // label, is left to the API server, whose rules change with its version and whose messages say them.
-func BuildJob(in JobInput) (*batchv1.Job, error) {
+func Build(in Input) (*batchv1.Job, error) {
 	pod, err := podSpec(in)
 	if err != nil {
 		return nil, err
@@ -78,7 +83,7 @@ func BuildJob(in JobInput) (*batchv1.Job, error) {
 	return &batchv1.Job{
 		TypeMeta: metav1.TypeMeta{APIVersion: batchv1.SchemeGroupVersion.String(), Kind: "Job"},
 		ObjectMeta: metav1.ObjectMeta{
-			Name:      JobName(in.Run),
+			Name:      Name(in.Run),
 			Namespace: in.Settings.EKS.JobNamespace,
 			Labels:    labels,
 		},
@@ -100,7 +105,7 @@ func BuildJob(in JobInput) (*batchv1.Job, error) {
 	}, nil
 }
 
-func podSpec(in JobInput) (corev1.PodSpec, error) {
+func podSpec(in Input) (corev1.PodSpec, error) {
 	container, volumes, err := containerOf(in)
 	if err != nil {
 		return corev1.PodSpec{}, err
@@ -119,7 +124,7 @@ func podSpec(in JobInput) (corev1.PodSpec, error) {
 	}, nil
 }
 
-func containerOf(in JobInput) (corev1.Container, []corev1.Volume, error) {
+func containerOf(in Input) (corev1.Container, []corev1.Volume, error) {
 	ports, err := containerPorts(in)
 	if err != nil {
 		return corev1.Container{}, nil, err
@@ -128,8 +133,8 @@ func containerOf(in JobInput) (corev1.Container, []corev1.Volume, error) {
 	if err != nil {
 		return corev1.Container{}, nil, err
 	}
-	env := ContainerEnv(in.Executable, in.Run)
-	command := ContainerCommand(in.Run)
+	env := container.Env(in.Executable, in.Run)
+	command := container.Command(in.Run)
 	known := namesOf(env)
 	for i := range command {
 		command[i] = verbatim(command[i], known)
@@ -147,7 +152,7 @@ func containerOf(in JobInput) (corev1.Container, []corev1.Volume, error) {
 }
 
 // containerPorts lists each port once. A number that is none is our message: 16 bits of it could be one.
-func containerPorts(in JobInput) ([]corev1.ContainerPort, error) {
+func containerPorts(in Input) ([]corev1.ContainerPort, error) {
 	var ports []corev1.ContainerPort
 	seen := map[int64]bool{}
 	for _, port := range executableOf(in).GetExecutableResources().Ports {
@@ -162,7 +167,7 @@ func containerPorts(in JobInput) ([]corev1.ContainerPort, error) {
 	return ports, nil
 }
 
-func serviceAccount(in JobInput) string {
+func serviceAccount(in Input) string {
 	if own := in.Run.ServiceAccount; own != nil && *own != "" {
 		return *own
 	}
@@ -171,12 +176,12 @@ func serviceAccount(in JobInput) string {
 
 // deadline is the run's, else that of its lifecycle, in seconds. It counts from the first attempt's start, so that a
 // later attempt has what is left; the least that Kubernetes takes is 1.
-func deadline(in JobInput) int64 {
+func deadline(in Input) int64 {
 	standard := in.Settings.Deadlines.Spot
 	if onDemand(in) {
 		standard = in.Settings.Deadlines.OnDemand
 	}
-	seconds := firstPositive(in.Run.ActiveDeadlineSeconds, new(int64(standard/time.Second)))
+	seconds := cmp.Or(positive(in.Run.ActiveDeadlineSeconds), int64(standard/time.Second))
 	if in.Run.Attempt() > 1 && in.Run.StartedAt != nil {
 		seconds -= int64(max(in.Now.Sub(*in.Run.StartedAt), 0) / time.Second)
 	}
@@ -184,9 +189,17 @@ func deadline(in JobInput) int64 {
 }
 
 // executableOf is an executable that says nothing where the run's own is gone.
-func executableOf(in JobInput) state.Executable {
+func executableOf(in Input) state.Executable {
 	if in.Executable == nil {
 		return state.Definition{}
 	}
 	return in.Executable
+}
+
+// positive returns the number, or 0 if there is none or it is negative.
+func positive(n *int64) int64 {
+	if n == nil {
+		return 0
+	}
+	return max(*n, 0)
 }

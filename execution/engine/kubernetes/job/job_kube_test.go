@@ -1,6 +1,6 @@
 //go:build kube
 
-package adapter
+package job
 
 import (
 	"testing"
@@ -37,7 +37,7 @@ func TestEveryExampleIsAccepted(t *testing.T) {
 			got, err := ResourcesOf(answered)
 			require.NoError(t, err)
 			assert.Equal(t, want, got)
-			assert.Equal(t, container(job).Command, container(answered).Command)
+			assert.Equal(t, mainContainer(job).Command, mainContainer(answered).Command)
 			assert.Equal(t, pod(job).Affinity, pod(answered).Affinity)
 			assert.Subset(t, pod(answered).Tolerations, pod(job).Tolerations)
 			for key, value := range job.Spec.Template.Labels {
@@ -59,23 +59,23 @@ func TestEveryTeamIsAccepted(t *testing.T) {
 	}
 }
 
-// TestInvalidRunsAreInvalidToTheAPIServer shows that what BuildJob leaves to the API server is found there, as 422
+// TestInvalidRunsAreInvalidToTheAPIServer shows that what Build leaves to the API server is found there, as 422
 // and with a message that names the fault.
 func TestInvalidRunsAreInvalidToTheAPIServer(t *testing.T) {
 	t.Parallel()
 	cluster := kubetest.Open(t)
 	for name, tc := range map[string]struct {
-		change func(in *JobInput)
+		change func(in *Input)
 		says   string
 	}{
 		"the key of a label": {
-			func(in *JobInput) { in.Run.Labels = state.Labels{"not a key": "x"} }, "not a key"},
-		"no image":          {func(in *JobInput) { in.Run.Image = "" }, "image: Required value"},
-		"a service account": {func(in *JobInput) { in.Run.ServiceAccount = new("Not A Name") }, "serviceAccountName"},
+			func(in *Input) { in.Run.Labels = state.Labels{"not a key": "x"} }, "not a key"},
+		"no image":          {func(in *Input) { in.Run.Image = "" }, "image: Required value"},
+		"a service account": {func(in *Input) { in.Run.ServiceAccount = new("Not A Name") }, "serviceAccountName"},
 		"a limit below the request": {
-			func(in *JobInput) { in.Resources.MemoryLimit = in.Resources.Memory - 1 }, "must be less than or equal to memory limit"},
-		"a negative size": {func(in *JobInput) { in.Resources.CPU = -250 }, "must be greater than or equal to 0"},
-		"a run's id":      {func(in *JobInput) { in.Run.RunID = "eks-Not_A_Name" }, "metadata.name"},
+			func(in *Input) { in.Resources.MemoryLimit = in.Resources.Memory - 1 }, "must be less than or equal to memory limit"},
+		"a negative size": {func(in *Input) { in.Resources.CPU = -250 }, "must be greater than or equal to 0"},
+		"a run's id":      {func(in *Input) { in.Run.RunID = "eks-Not_A_Name" }, "metadata.name"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -91,7 +91,7 @@ func TestInvalidRunsAreInvalidToTheAPIServer(t *testing.T) {
 func TestContainerGetsTextVerbatim(t *testing.T) {
 	t.Parallel()
 	cluster := kubetest.Open(t)
-	job := buildJob(t, func(in *JobInput) {
+	job := buildJob(t, func(in *Input) {
 		in.Settings.EKS.JobNamespace = kubetest.Namespace(t, cluster)
 		in.Run.Env = state.EnvList{{Name: "A", Value: "a"}, {Name: "B", Value: "pa$$w$(A)rd$"}}
 		in.Run.Command = new(`set +x; printf 'got %s\n' 'x$$y' '$(A)' '$(KUBERNETES_PORT)' '$(NONE$$)' "$B" "$(echo sub)" '$$$'`)

@@ -1,4 +1,4 @@
-package adapter
+package container
 
 import (
 	"testing"
@@ -8,7 +8,7 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-func TestContainerEnv(t *testing.T) {
+func TestEnv(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		definition, run, want state.EnvList
@@ -38,14 +38,14 @@ func TestContainerEnv(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got := ContainerEnv(state.Definition{Env: tc.definition}, state.Run{Env: tc.run})
+			got := Env(state.Definition{Env: tc.definition}, state.Run{Env: tc.run})
 			assert.Equal(t, tc.want, got)
 		})
 	}
-	assert.Equal(t, state.EnvList{{Name: "A", Value: "1"}}, ContainerEnv(nil, state.Run{Env: state.EnvList{{Name: "A", Value: "1"}}}))
+	assert.Equal(t, state.EnvList{{Name: "A", Value: "1"}}, Env(nil, state.Run{Env: state.EnvList{{Name: "A", Value: "1"}}}))
 }
 
-func TestContainerCommand(t *testing.T) {
+func TestCommand(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		command *string
@@ -56,7 +56,7 @@ func TestContainerCommand(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			assert.Equal(t, []string{"bash", "-l", "-cex", tc.want}, ContainerCommand(state.Run{Command: tc.command}))
+			assert.Equal(t, []string{"bash", "-l", "-cex", tc.want}, Command(state.Run{Command: tc.command}))
 		})
 	}
 }

@@ -1,6 +1,7 @@
-package adapter
+package job
 
 import (
+	"cmp"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,7 +27,7 @@ const (
 const sharedMemoryPerGPU = 8 << 30
 
 // requirements are the run's sizes: cpu in millicores, memory and storage in MB of 10^6 bytes.
-func requirements(in JobInput) corev1.ResourceRequirements {
+func requirements(in Input) corev1.ResourceRequirements {
 	given := in.Resources
 	requests := corev1.ResourceList{
 		corev1.ResourceCPU:    quantity(given.CPU, "m"),
@@ -36,7 +37,7 @@ func requirements(in JobInput) corev1.ResourceRequirements {
 		corev1.ResourceCPU:    quantity(given.CPULimit, "m"),
 		corev1.ResourceMemory: quantity(given.MemoryLimit, "M"),
 	}
-	storage := firstPositive(in.Run.EphemeralStorage, executableOf(in).GetExecutableResources().EphemeralStorage)
+	storage := cmp.Or(positive(in.Run.EphemeralStorage), positive(executableOf(in).GetExecutableResources().EphemeralStorage))
 	if storage > 0 {
 		requests[corev1.ResourceEphemeralStorage] = quantity(min(storage, maxEphemeralStorage), "M")
 	}
@@ -92,7 +93,7 @@ func secretVariable(variable, secret, key string) corev1.EnvVar {
 	}}}
 }
 
-func volumesOf(in JobInput) ([]corev1.VolumeMount, []corev1.Volume, error) {
+func volumesOf(in Input) ([]corev1.VolumeMount, []corev1.Volume, error) {
 	var mounts []corev1.VolumeMount
 	var volumes []corev1.Volume
 	mount := func(name, path string, source corev1.VolumeSource) {

@@ -1,4 +1,4 @@
-package adapter
+package job
 
 import (
 	"fmt"
@@ -46,19 +46,19 @@ func placed(requirements, tolerations []string) func(t *testing.T, job *batchv1.
 	}
 }
 
-func capable(in *JobInput, of ...state.Capability) {
+func capable(in *Input, of ...state.Capability) {
 	in.Capabilities = state.Cluster{}.EffectiveCapabilities(of...)
 }
 
 func placementCases() map[string]jobCase {
-	lifecycle := func(word string) func(in *JobInput) {
-		return func(in *JobInput) {
+	lifecycle := func(word string) func(in *Input) {
+		return func(in *Input) {
 			capable(in, state.CapabilityCapacityType)
 			in.Run.NodeLifecycle = &word
 		}
 	}
-	arch := func(word string) func(in *JobInput) {
-		return func(in *JobInput) {
+	arch := func(word string) func(in *Input) {
+		return func(in *Input) {
 			capable(in, state.CapabilityArch)
 			in.Run.Arch = &word
 		}
@@ -69,10 +69,10 @@ func placementCases() map[string]jobCase {
 		"spot": {
 			change: lifecycle("spot"), check: placed([]string{"karpenter.sh/capacity-type in spot|on-demand"}, nil)},
 		"no lifecycle is spot": {
-			change: func(in *JobInput) { capable(in, state.CapabilityCapacityType) },
+			change: func(in *Input) { capable(in, state.CapabilityCapacityType) },
 			check:  placed([]string{"karpenter.sh/capacity-type in spot|on-demand"}, nil)},
 		"GPUs are on-demand": {
-			change: func(in *JobInput) {
+			change: func(in *Input) {
 				lifecycle("spot")(in)
 				in.Resources.GPU = 1
 			},
@@ -81,17 +81,17 @@ func placementCases() map[string]jobCase {
 		"any other architecture is amd64": {
 			change: arch("sparc"), check: placed([]string{"kubernetes.io/arch in amd64"}, nil)},
 		"no architecture is amd64": {
-			change: func(in *JobInput) { capable(in, state.CapabilityArch) },
+			change: func(in *Input) { capable(in, state.CapabilityArch) },
 			check:  placed([]string{"kubernetes.io/arch in amd64"}, nil)},
 		"neither where the cluster has no such nodes": {
-			change: func(in *JobInput) {
+			change: func(in *Input) {
 				lifecycle("ondemand")(in)
 				arch("arm64")(in)
 				in.Capabilities = nil
 			},
 			check: placed(nil, nil)},
 		"all requirements at once": {
-			change: func(in *JobInput) {
+			change: func(in *Input) {
 				capable(in, state.CapabilityCapacityType, state.CapabilityArch)
 				in.Run.Labels = state.Labels{"team": "ml"}
 			},
@@ -102,8 +102,8 @@ func placementCases() map[string]jobCase {
 }
 
 func teamCases() map[string]jobCase {
-	team := func(cpu, memory int64, has ...state.Capability) func(in *JobInput) {
-		return func(in *JobInput) {
+	team := func(cpu, memory int64, has ...state.Capability) func(in *Input) {
+		return func(in *Input) {
 			capable(in, has...)
 			in.Run.Labels = state.Labels{"team": "ml"}
 			in.Run.RequestedCPU, in.Run.RequestedMemory = &cpu, &memory
@@ -132,24 +132,24 @@ func teamCases() map[string]jobCase {
 		"the shared pool of large runs":        {change: team(14_000, 512, sharing), check: pooled("large")},
 		"the shared pool of extra large runs":  {change: team(30_000, 512, sharing, sizing), check: pooled("xl")},
 		"a run without a team has no pool": {
-			change: func(in *JobInput) { capable(in, sharing, sizing) }, check: placed(nil, nil)},
+			change: func(in *Input) { capable(in, sharing, sizing) }, check: placed(nil, nil)},
 		"a run that waits for data goes anywhere": {
-			change: func(in *JobInput) { in.Run.Labels = state.Labels{"team": "ml", "kube_task_type": "wait_for_data"} },
+			change: func(in *Input) { in.Run.Labels = state.Labels{"team": "ml", "kube_task_type": "wait_for_data"} },
 			check:  placed(nil, nil)},
 		"a run with GPUs is not placed by team": {
-			change: func(in *JobInput) {
+			change: func(in *Input) {
 				in.Run.Labels = state.Labels{"team": "ml"}
 				in.Resources.GPU = 1
 			},
 			check: placed(nil, []string{"nvidia.com/gpu=true:NoSchedule"})},
 		"a team's name is made a DNS label": {
-			change: func(in *JobInput) { in.Run.Labels = state.Labels{"team": " Data_Science & ML. "} },
+			change: func(in *Input) { in.Run.Labels = state.Labels{"team": " Data_Science & ML. "} },
 			check:  placed([]string{"team in data-science---ml"}, []string{"data-science---ml=true:NoSchedule"})},
 		"a team without a letter is none": {
-			change: func(in *JobInput) { in.Run.Labels = state.Labels{"team": " _- "} },
+			change: func(in *Input) { in.Run.Labels = state.Labels{"team": " _- "} },
 			check:  placed(nil, nil)},
 		"what memory kills taught moves no run to other nodes": {
-			change: func(in *JobInput) {
+			change: func(in *Input) {
 				team(250, 20_000, sizing)(in)
 				in.Run.RequestedCPU, in.Run.AttemptCount = nil, new(int64(2))
 				in.Run.Memory, in.Run.MemoryLimit = new(int64(35_000)), new(int64(35_000))

@@ -1,4 +1,4 @@
-package adapter
+package job
 
 import (
 	"strings"
@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/stitchfix/flotilla-os/config"
+	"github.com/stitchfix/flotilla-os/execution/adapter"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -18,20 +19,20 @@ const testRunID = "eks-8e2d1c37-0f1b-4c52-9d6a-7f2b6a51"
 // jobCase is one example of a Job: what differs from the plain one, and what must be true of it. Every example is
 // also put to a real API server by the cluster tests.
 type jobCase struct {
-	change func(in *JobInput)
+	change func(in *Input)
 	check  func(t *testing.T, job *batchv1.Job)
 }
 
 // plainInput is a run with a command and nothing else.
-func plainInput() JobInput {
-	return JobInput{
+func plainInput() Input {
+	return Input{
 		Run: state.Run{
 			RunID: testRunID, ClusterName: "local", Image: "127.0.0.1:5055/flotilla-test:latest", User: "someone",
 			Tier: "Tier4", Command: new("echo hello"),
 		},
 		Executable: state.Definition{DefinitionID: "d-1"},
-		Resources:  Resources{Memory: 512, MemoryLimit: 512, CPU: 250, CPULimit: 250},
-		Settings: JobSettings{
+		Resources:  adapter.Resources{Memory: 512, MemoryLimit: 512, CPU: 250, CPULimit: 250},
+		Settings: Settings{
 			Mode: "test",
 			EKS: config.EKS{
 				SchedulerName: "default-scheduler", JobNamespace: "default", ImagePullPolicy: "Always",
@@ -58,8 +59,8 @@ func jobCases() map[string]jobCase {
 	return all
 }
 
-func pod(job *batchv1.Job) corev1.PodSpec         { return job.Spec.Template.Spec }
-func container(job *batchv1.Job) corev1.Container { return job.Spec.Template.Spec.Containers[0] }
+func pod(job *batchv1.Job) corev1.PodSpec             { return job.Spec.Template.Spec }
+func mainContainer(job *batchv1.Job) corev1.Container { return job.Spec.Template.Spec.Containers[0] }
 
 func specCases() map[string]jobCase {
 	return map[string]jobCase{
@@ -80,7 +81,7 @@ func specCases() map[string]jobCase {
 				job.Spec.Template.Annotations)
 		}},
 		"scheduler, grace and pull policy come from the configuration": {
-			change: func(in *JobInput) {
+			change: func(in *Input) {
 				in.Settings.EKS.SchedulerName = "other-scheduler"
 				in.Settings.EKS.TerminateGrace = 2 * time.Second
 				in.Settings.EKS.ImagePullPolicy = "IfNotPresent"
@@ -88,20 +89,20 @@ func specCases() map[string]jobCase {
 			check: func(t *testing.T, job *batchv1.Job) {
 				assert.Equal(t, "other-scheduler", pod(job).SchedulerName)
 				assert.EqualValues(t, 2, *pod(job).TerminationGracePeriodSeconds)
-				assert.Equal(t, corev1.PullIfNotPresent, container(job).ImagePullPolicy)
+				assert.Equal(t, corev1.PullIfNotPresent, mainContainer(job).ImagePullPolicy)
 			}},
 		"no grace at all": {
-			change: func(in *JobInput) { in.Settings.EKS.TerminateGrace = 0 },
+			change: func(in *Input) { in.Settings.EKS.TerminateGrace = 0 },
 			check: func(t *testing.T, job *batchv1.Job) {
 				assert.EqualValues(t, 0, *pod(job).TerminationGracePeriodSeconds)
 			}},
 		"a run's own service account": {
-			change: func(in *JobInput) {
+			change: func(in *Input) {
 				in.Settings.EKS.DefaultServiceAccount, in.Run.ServiceAccount = "everyone", new("mine")
 			},
 			check: func(t *testing.T, job *batchv1.Job) { assert.Equal(t, "mine", pod(job).ServiceAccountName) }},
 		"the default service account": {
-			change: func(in *JobInput) {
+			change: func(in *Input) {
 				in.Settings.EKS.DefaultServiceAccount, in.Run.ServiceAccount = "everyone", new("")
 			},
 			check: func(t *testing.T, job *batchv1.Job) { assert.Equal(t, "everyone", pod(job).ServiceAccountName) }},
@@ -113,40 +114,40 @@ func deadlineIs(seconds int64) func(t *testing.T, job *batchv1.Job) {
 }
 
 func attemptCases() map[string]jobCase {
-	retried := func(started time.Duration) func(in *JobInput) {
-		return func(in *JobInput) {
+	retried := func(started time.Duration) func(in *Input) {
+		return func(in *Input) {
 			in.Run.AttemptCount, in.Run.ActiveDeadlineSeconds = new(int64(2)), new(int64(600))
 			in.Run.StartedAt = new(in.Now.Add(-started))
 		}
 	}
 	return map[string]jobCase{
 		"the first attempt is called like the run": {
-			change: func(in *JobInput) { in.Run.AttemptCount = new(int64(1)) },
+			change: func(in *Input) { in.Run.AttemptCount = new(int64(1)) },
 			check:  func(t *testing.T, job *batchv1.Job) { assert.Equal(t, testRunID, job.Name) }},
 		"the third attempt has its number": {
-			change: func(in *JobInput) { in.Run.AttemptCount = new(int64(3)) },
+			change: func(in *Input) { in.Run.AttemptCount = new(int64(3)) },
 			check: func(t *testing.T, job *batchv1.Job) {
 				assert.Equal(t, testRunID+"-3", job.Name)
 				assert.Equal(t, testRunID, job.Labels[LabelRunID])
-				assert.Equal(t, testRunID, container(job).Name)
+				assert.Equal(t, testRunID, mainContainer(job).Name)
 			}},
 		"the deadline of spot": {
-			change: func(in *JobInput) { in.Run.NodeLifecycle = new(state.SpotLifecycle) },
+			change: func(in *Input) { in.Run.NodeLifecycle = new(state.SpotLifecycle) },
 			check:  deadlineIs(172800)},
 		"the deadline of on-demand": {
-			change: func(in *JobInput) { in.Run.NodeLifecycle = new(state.OndemandLifecycle) },
+			change: func(in *Input) { in.Run.NodeLifecycle = new(state.OndemandLifecycle) },
 			check:  deadlineIs(604800)},
 		"the run's own deadline": {
-			change: func(in *JobInput) { in.Run.ActiveDeadlineSeconds = new(int64(60)) },
+			change: func(in *Input) { in.Run.ActiveDeadlineSeconds = new(int64(60)) },
 			check:  deadlineIs(60)},
 		"no deadline is longer than Kubernetes can count": {
-			change: func(in *JobInput) { in.Run.ActiveDeadlineSeconds = new(int64(1) << 40) },
+			change: func(in *Input) { in.Run.ActiveDeadlineSeconds = new(int64(1) << 40) },
 			check:  deadlineIs(1<<31 - 1)},
 		"a later attempt gets what is left of the deadline": {change: retried(200 * time.Second), check: deadlineIs(400)},
 		"a later attempt past its deadline gets a second":   {change: retried(time.Hour), check: deadlineIs(1)},
 		"a clock that went back gives no more":              {change: retried(-time.Hour), check: deadlineIs(600)},
 		"a later attempt of a run that never started gets all": {
-			change: func(in *JobInput) {
+			change: func(in *Input) {
 				in.Run.AttemptCount, in.Run.ActiveDeadlineSeconds = new(int64(2)), new(int64(600))
 			},
 			check: deadlineIs(600)},
@@ -171,11 +172,11 @@ func labelCases() map[string]jobCase {
 		}
 		return labels
 	}
-	own := func(labels state.Labels) func(in *JobInput) { return func(in *JobInput) { in.Run.Labels = labels } }
+	own := func(labels state.Labels) func(in *Input) { return func(in *Input) { in.Run.Labels = labels } }
 	return map[string]jobCase{
 		"labels of a run without own ones": {check: labelsAre(with(nil))},
 		"values are made valid": {
-			change: func(in *JobInput) {
+			change: func(in *Input) {
 				in.Run.User, in.Run.Tier, in.Run.ClusterName = " Jane.Doe@Example.com ", "", "arn:aws:eks/prod"
 				in.Settings.Mode = "_Prod_"
 			},

@@ -1,8 +1,9 @@
-package adapter
+package job
 
 import (
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/stitchfix/flotilla-os/execution/adapter"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -23,7 +24,7 @@ type placement struct {
 	tolerations []corev1.Toleration
 }
 
-func placementOf(in JobInput) placement {
+func placementOf(in Input) placement {
 	var p placement
 	if in.Capabilities.Has(state.CapabilityCapacityType) {
 		p.require(nodeCapacityType, capacityTypes(in)...)
@@ -41,7 +42,7 @@ func placementOf(in JobInput) placement {
 }
 
 // place puts a team's run on the nodes of the team, or on those of the pool that teams share.
-func (p *placement) place(in JobInput, team string) {
+func (p *placement) place(in Input, team string) {
 	class := classOf(in)
 	if in.Capabilities.Has(state.CapabilitySharedPool) {
 		p.tolerate(nodePool, sharedPool(class))
@@ -81,12 +82,12 @@ func (p *placement) affinity() *corev1.Affinity {
 }
 
 // onDemand is whether the run must not be taken away for want of nodes. GPUs always are on-demand.
-func onDemand(in JobInput) bool {
+func onDemand(in Input) bool {
 	lifecycle := in.Run.NodeLifecycle
 	return in.Resources.GPU > 0 || lifecycle != nil && *lifecycle == state.OndemandLifecycle
 }
 
-func capacityTypes(in JobInput) []string {
+func capacityTypes(in Input) []string {
 	if onDemand(in) {
 		return []string{capacityOnDemand}
 	}
@@ -112,18 +113,14 @@ const (
 
 // classOf goes by what was asked for, not by what memory kills taught: a run keeps its nodes when it grows, and every
 // attempt goes to the same ones.
-func classOf(in JobInput) class {
-	run := in.Run
-	if _, given := alreadyGiven(executableOf(in), run); given {
-		run.Memory, run.CPU = nil, nil
-	}
-	asked := defaultSize(executableOf(in), run)
+func classOf(in Input) class {
+	memory, cpu := adapter.AskedSize(executableOf(in), in.Run)
 	switch {
-	case asked.cpu >= 30_000 || asked.memory >= 234_000:
+	case cpu >= 30_000 || memory >= 234_000:
 		return classExtraLarge
-	case asked.cpu >= 14_000 || asked.memory >= 100_000:
+	case cpu >= 14_000 || memory >= 100_000:
 		return classLarge
-	case asked.cpu >= 3_000 || asked.memory >= 24_000:
+	case cpu >= 3_000 || memory >= 24_000:
 		return classMedium
 	}
 	return classSmall
