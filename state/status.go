@@ -21,10 +21,6 @@ const (
 	StatusStopped Status = "STOPPED"
 )
 
-// EventTaskStatus is the event of the audit line of a run's change of status;
-// the name is that of existing log searches.
-const EventTaskStatus = "FlotillaTaskStatus"
-
 // Statuses lists every status in the order of a run's life.
 var Statuses = []Status{StatusQueued, StatusPending, StatusRunning, StatusNeedsRetry, StatusStopped}
 

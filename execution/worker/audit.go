@@ -7,19 +7,9 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// logStatus writes the one audit line of a change that was committed.
+// logStatus writes the audit line of a change that was committed.
 func logStatus(logger *slog.Logger, run state.Run, to state.Status, u state.RunUpdate) {
-	attrs := []any{
-		"event", state.EventTaskStatus, "run_id", run.RunID, "status", to, "cluster", run.ClusterName,
-		"definition_id", run.DefinitionID, "alias", run.Alias, "owner", run.User, "attempt", run.Attempt(),
-	}
-	if u.ExitCode != nil {
-		attrs = append(attrs, "exit_code", *u.ExitCode)
-	}
-	if u.ExitReason != nil {
-		attrs = append(attrs, "exit_reason", *u.ExitReason)
-	}
-	logger.Info("audit", attrs...)
+	logger.Info("audit", state.AuditStatus(state.Program, run, to, u)...)
 }
 
 func executeMetric(engine string) metrics.Metric {
