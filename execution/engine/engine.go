@@ -89,8 +89,10 @@ type LogQuery struct {
 // LogChunk is what was read of a log.
 type LogChunk struct {
 	Data []byte
-	// Next is the position behind Data.
+	// Next is the position behind Data, or the log's end if the query's offset is beyond it.
 	Next int64
+	// Complete reports that Data ends the log: the run's containers have ended and everything they wrote was kept.
+	Complete bool
 }
 
 // Heartbeat is how often a node says that it is alive.

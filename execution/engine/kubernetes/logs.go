@@ -3,7 +3,6 @@ package kubernetes
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/stitchfix/flotilla-os/clients/logs"
@@ -19,64 +18,25 @@ const (
 	readAgain = 25 * time.Millisecond
 )
 
-// Logs reads from the archived logs of the attempts as if they were one, each after the first opened by a line that
-// says so. What the archive lacks is fetched from the cluster.
+// Logs reads a part of the archived logs of the run's attempts. What the archive lacks is fetched from the cluster.
 func (e *Engine) Logs(ctx context.Context, run state.Run, q engine.LogQuery) (engine.LogChunk, error) {
-	chunk := engine.LogChunk{Next: max(0, q.Offset)}
-	skip, left := chunk.Next, max(1, q.Limit)
-	for attempt := int64(1); attempt <= run.Attempt() && left > 0; attempt++ {
+	return engine.JoinAttempts(run.Attempt(), q, func(attempt, offset, limit int64) (logs.Part, error) {
 		p := e.logbook.placeOfRun(run, attempt)
 		if !p.ended && run.StartedAt == nil && attempt == 1 {
-			break // nothing runs yet
+			return logs.Part{}, nil // nothing runs yet
 		}
-		r := reading{engine: e, place: p, heading: headingOf(attempt)}
-		part, size, complete, err := r.read(ctx, skip, left)
-		if err != nil {
-			return chunk, err
+		part, err := e.cfg.Archive.Read(ctx, p.key, offset, limit)
+		if err == nil && !part.Complete && (len(part.Data) == 0 || p.ended) {
+			return reading{engine: e, place: p}.fetch(ctx, offset, limit)
 		}
-		chunk.Data = append(chunk.Data, part...)
-		left -= int64(len(part))
-		skip = max(0, skip-size)
-		if !complete {
-			break // positions behind it are not known yet
-		}
-	}
-	chunk.Next += int64(len(chunk.Data))
-	return chunk, nil
-}
-
-func headingOf(attempt int64) string {
-	if attempt == 1 {
-		return ""
-	}
-	return fmt.Sprintf("--- attempt %d ---\n", attempt)
+		return part, err
+	})
 }
 
 // reading is a look at one attempt's log.
 type reading struct {
-	engine  *Engine
-	place   place
-	heading string
-}
-
-// read answers a part of the attempt's log with its heading, the size of the whole, and whether that is all there will
-// be. An attempt that wrote nothing has no heading.
-func (r reading) read(ctx context.Context, skip, limit int64) (data []byte, size int64, complete bool, err error) {
-	archive, key := r.engine.cfg.Archive, r.place.key
-	heading := int64(len(r.heading))
-	offset := max(0, skip-heading)
-	part, err := archive.Read(ctx, key, offset, limit)
-	if err == nil && !part.Complete && (len(part.Data) == 0 || r.place.ended) {
-		part, err = r.fetch(ctx, offset, limit)
-	}
-	if err != nil || part.Size == 0 {
-		return nil, 0, part.Complete, err
-	}
-	if skip < heading {
-		data = []byte(r.heading[skip:])
-	}
-	data = append(data, part.Data...)
-	return data[:min(int64(len(data)), limit)], heading + part.Size, part.Complete, nil
+	engine *Engine
+	place  place
 }
 
 // fetch has the log followed and reads again, as soon as there is something, or everything where the attempt has

@@ -11,6 +11,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/stitchfix/flotilla-os/clients/logs"
 	"github.com/stitchfix/flotilla-os/execution/engine"
 	"github.com/stitchfix/flotilla-os/state"
 )
@@ -93,63 +94,49 @@ func (e *Engine) Manifest(_ context.Context, run state.Run) ([]byte, error) {
 	return yaml.Marshal(spec)
 }
 
-// Logs reads from the attempts' log files as if they were one, each after the first opened by a line that says so.
+// Logs reads a part of the log files of the run's attempts.
 func (e *Engine) Logs(_ context.Context, run state.Run, q engine.LogQuery) (engine.LogChunk, error) {
-	chunk := engine.LogChunk{Next: max(0, q.Offset)}
 	runFolder := filepath.Dir(string(e.folder(run.RunID, 1)))
 	if _, err := os.Stat(runFolder); errors.Is(err, fs.ErrNotExist) {
 		if run.InstanceID != "" && run.InstanceID != e.node {
-			return chunk, state.Missingf("The log of run %s is kept by the server on %s.", run.RunID, run.InstanceDNS)
+			return engine.LogChunk{Next: q.Offset}, state.Missingf("The log of run %s is kept by the server on %s.", run.RunID, run.InstanceDNS)
 		}
-		return chunk, nil
+		return engine.LogChunk{Next: q.Offset, Complete: run.Status.Final()}, nil
 	}
-	skip, left := chunk.Next, max(1, q.Limit)
-	for attempt := 1; attempt <= int(run.Attempt()) && left > 0; attempt++ {
-		part, size, err := readAttempt(e.folder(run.RunID, attempt), attempt, skip, left)
-		if err != nil {
-			return chunk, err
-		}
-		chunk.Data = append(chunk.Data, part...)
-		left -= int64(len(part))
-		skip = max(0, skip-size)
-	}
-	chunk.Next += int64(len(chunk.Data))
-	return chunk, nil
+	return engine.JoinAttempts(run.Attempt(), q, func(attempt, offset, limit int64) (logs.Part, error) {
+		return readLog(e.folder(run.RunID, int(attempt)), attempt < run.Attempt(), offset, limit)
+	})
 }
 
-// readAttempt answers a part of one attempt's log with its heading, and the whole's size. An attempt that wrote nothing
-// has no heading, so that positions behind it hold when it begins to write.
-func readAttempt(folder Folder, attempt int, skip, limit int64) ([]byte, int64, error) {
+// readLog reads a part of one attempt's log. ended reports that the attempt is known to have ended.
+func readLog(folder Folder, ended bool, offset, limit int64) (logs.Part, error) {
+	if !ended {
+		// The end is read first: what an ended attempt wrote is in the file already.
+		exit, err := folder.ReadExit()
+		if err != nil {
+			return logs.Part{}, err
+		}
+		ended = exit != nil
+	}
+	part := logs.Part{Complete: ended}
 	file, err := os.Open(folder.LogPath())
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, 0, nil
+		return part, nil
 	}
 	if err != nil {
-		return nil, 0, fmt.Errorf("reading a log: %w", err)
+		return logs.Part{}, fmt.Errorf("cannot read a log: %w", err)
 	}
 	defer func() { _ = file.Close() }()
 	info, err := file.Stat()
-	if err != nil || info.Size() == 0 {
-		return nil, 0, err
+	if err != nil {
+		return logs.Part{}, fmt.Errorf("cannot read a log: %w", err)
 	}
-	heading := ""
-	if attempt > 1 {
-		heading = fmt.Sprintf("--- attempt %d ---\n", attempt)
-	}
-	size := int64(len(heading)) + info.Size()
-	if skip >= size {
-		return nil, size, nil
-	}
-	var part []byte
-	if skip < int64(len(heading)) {
-		part = []byte(heading[skip:])
-		part = part[:min(int64(len(part)), limit)]
-	}
-	from := max(0, skip-int64(len(heading)))
-	body := make([]byte, min(limit-int64(len(part)), info.Size()-from))
-	n, err := file.ReadAt(body, from)
+	part.Size = info.Size()
+	part.Data = make([]byte, max(0, min(limit, part.Size-offset)))
+	n, err := file.ReadAt(part.Data, offset)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, 0, fmt.Errorf("reading a log: %w", err)
+		return logs.Part{}, fmt.Errorf("cannot read a log: %w", err)
 	}
-	return append(part, body[:n]...), size, nil
+	part.Data = part.Data[:n]
+	return part, nil
 }
