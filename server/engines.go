@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/stitchfix/flotilla-os/clients/expiry"
 	"github.com/stitchfix/flotilla-os/clients/kube"
 	"github.com/stitchfix/flotilla-os/clients/logs"
 	"github.com/stitchfix/flotilla-os/config"
@@ -94,7 +93,7 @@ func (s *Server) expireFiles(ctx context.Context) error {
 	defer tick.Stop()
 	for keep > 0 {
 		for _, folder := range []string{logsFolder, kubernetes.ManifestsFolder} {
-			deleted, err := expiry.Files(ctx, filepath.Join(s.cfg.Local.DataDir, folder), time.Now().Add(-keep))
+			deleted, err := logs.DeleteOlder(ctx, filepath.Join(s.cfg.Local.DataDir, folder), time.Now().Add(-keep))
 			if err != nil && ctx.Err() == nil {
 				s.logger.Warn("cannot delete old files", "folder", folder, "error", err)
 			}

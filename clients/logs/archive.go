@@ -1,15 +1,15 @@
-// Package logs keeps what runs wrote, and reads the logs of pods into it. Kubernetes serves a log without positions
-// and only as long as the pod is there, so that every position in a log that Flotilla gives out is one of bytes in an
-// Archive.
+// Package logs keeps what runs wrote, and reads the logs of pods into it. Kubernetes serves a log without positions,
+// and only while the pod exists, so every position in a log that Flotilla hands out is one of bytes in an Archive.
 package logs
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
-// ErrBusy says that somebody else is writing that log.
+// ErrBusy reports that somebody else is writing that log.
 var ErrBusy = errors.New("logs: somebody else writes this log")
 
 // Key names the log of one attempt at a run.
@@ -18,38 +18,38 @@ type Key struct {
 	Attempt int64
 }
 
-// Part is a part of an archived log.
+// Part is a part of a log.
 type Part struct {
 	Data []byte
-	// Size is how many bytes the archive has of the log.
+	// Size is how many bytes there are of the log so far.
 	Size int64
-	// Complete says that there will be no more of them.
+	// Complete reports that Size is final.
 	Complete bool
 }
 
-// Archive keeps logs. Reading needs no lock; of one log there is one writer at a time, among all servers that share
-// the archive. The file archive is Files; one in an object store spools the same way and stores the whole log when it
-// is complete.
+// Archive keeps logs. Reading needs no lock; each log has one writer at a time, among all servers that share the
+// archive. Files is the archive in a folder; one in an object store spools the same way and stores the whole log when
+// it is complete.
 type Archive interface {
-	// Read answers up to limit bytes from offset on; the empty Part where there is nothing of the log.
+	// Read returns up to limit bytes from offset on, or the empty Part if nothing of the log was written.
 	Read(ctx context.Context, key Key, offset, limit int64) (Part, error)
-	// Append opens a log for writing at its end; ErrBusy where somebody else does.
+	// Append opens a log for writing at its end. It returns ErrBusy if another writer has it open.
 	Append(ctx context.Context, key Key) (Writer, error)
 }
 
 // Writer appends to one log.
 type Writer interface {
 	Write(data []byte) (int, error)
-	// Mark is what SetMark stored last, with Extra; the zero Mark for a log that is new.
+	// Mark returns what SetMark stored last, with Extra; the zero Mark for a new log.
 	Mark() (Mark, error)
-	// SetMark notes how far the source was read, for whoever goes on later.
+	// SetMark stores how far the source was read, for whoever continues.
 	SetMark(m Mark) error
-	// Complete notes that the log is whole.
+	// Complete records that the log is whole.
 	Complete() error
 	Close() error
 }
 
-// Mark is a place in a pod's log. The log API finds places by whole seconds only, so that one is a second and a number
+// Mark is a place in a pod's log. The log API finds places by whole seconds only, so a place is a second and a number
 // of bytes behind its beginning.
 type Mark struct {
 	// Since is the second, zero for the beginning of the log.
@@ -60,6 +60,40 @@ type Mark struct {
 	Last time.Time `json:"last"`
 	// Bytes counts what was read of the lines from Since on.
 	Bytes int64 `json:"bytes"`
-	// Extra are bytes of the archive that were written after the mark was; they come after Bytes. Set by Writer.Mark.
+	// Extra counts the bytes of the archive that were written after the mark was; they follow Bytes. Set by Writer.Mark.
 	Extra int64 `json:"-"`
+}
+
+// ReadAttempts reads up to limit bytes, at least one, from offset on of the logs of a run's attempts as if they were one
+// log. Each log after the first begins with a heading; an attempt that wrote nothing has none, so that positions behind
+// it still hold when it begins to write. read returns a part of one attempt's log. Reading ends at a log that is not
+// complete, because positions behind it are not known yet. An error comes with what was read before it.
+func ReadAttempts(attempts, offset, limit int64, read func(attempt, offset, limit int64) (Part, error)) ([]byte, error) {
+	var data []byte
+	skip, left := max(0, offset), max(1, limit)
+	for attempt := int64(1); attempt <= attempts && left > 0; attempt++ {
+		heading := ""
+		if attempt > 1 {
+			heading = fmt.Sprintf("--- attempt %d ---\n", attempt)
+		}
+		behind := skip - int64(len(heading))
+		part, err := read(attempt, max(0, behind), left)
+		if err != nil {
+			return data, err
+		}
+		if part.Size > 0 {
+			text := part.Data
+			if behind < 0 {
+				text = append([]byte(heading[skip:]), text...)
+			}
+			text = text[:min(int64(len(text)), left)]
+			data = append(data, text...)
+			left -= int64(len(text))
+			skip = max(0, behind-part.Size)
+		}
+		if !part.Complete {
+			break
+		}
+	}
+	return data, nil
 }

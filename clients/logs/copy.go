@@ -13,8 +13,8 @@ const (
 	// markInterval is how often the mark is set while a log is copied.
 	markInterval = 5 * time.Second
 	lineBuffer   = 64 << 10
-	// lateStart is how long after its container's start a log may begin: every command is traced by its shell at once,
-	// so that one that begins later has lost its beginning.
+	// lateStart is how long after its container's start a whole log may begin. The shell traces every command at once,
+	// so a log that begins later has lost its beginning.
 	lateStart = 15 * time.Second
 )
 
@@ -27,12 +27,12 @@ const (
 // Source is a pod's log, from the mark's second on, with timestamps.
 type Source struct {
 	Reader io.Reader
-	// Started is when the container started; zero where that is not known.
+	// Started is when the container started, or zero if that is not known.
 	Started time.Time
 }
 
-// Copy appends to a log what its source has beyond it, until the source ends. Lines without a time do not come from
-// the container but from the cluster, and are left out. An error leaves the log so that another Copy can go on.
+// Copy appends to a log what its source has beyond it, until the source ends. Lines without a time are the cluster's,
+// not the container's, and are left out. After an error another Copy can continue where this one ended.
 func Copy(w Writer, from Source) error {
 	resumed, err := w.Mark()
 	if err != nil {
@@ -43,24 +43,23 @@ func Copy(w Writer, from Source) error {
 		resumed: resumed, skip: resumed.Bytes + resumed.Extra, savedAt: time.Now(),
 	}
 	err = c.copy(bufio.NewReaderSize(from.Reader, lineBuffer))
-	return errors.Join(err, c.flush(), c.save())
+	return errors.Join(err, c.save())
 }
 
-// copier is one Copy. What it counts, it counts from the source alone, so that lines that the archive has already are
-// counted as well.
+// copier is one Copy. It counts lines of the source, whether or not the archive has them already.
 type copier struct {
 	w       Writer
 	out     *bufio.Writer
 	started time.Time
 	resumed Mark
 	skip    int64 // bytes that the archive has already
-	byTime  bool  // the archive's end cannot be found by counting: lines up to its last time are left out
+	byTime  bool  // counting cannot find the archive's end: lines up to its last time are left out
 	leave   bool  // the present line is left out
 	any     bool  // a line came
 	at      time.Time
 	last    time.Time // the latest line's time
-	// older and newer are the places that a later copy can begin at: the last two seconds of which there are lines.
-	// Lines of two streams may be out of order by little, so that the second last one is safe.
+	// older and newer are the places where a later copy can begin: the last two seconds that have lines. Lines of two
+	// streams may be slightly out of order, so only the older one is safe.
 	older, newer Mark
 	savedAt      time.Time
 }
@@ -68,47 +67,49 @@ type copier struct {
 func (c *copier) copy(in *bufio.Reader) error {
 	begins := true
 	for {
-		data, err := in.ReadSlice('\n')
-		ended := err == nil
+		data, readErr := in.ReadSlice('\n')
 		if begins && len(data) > 0 {
-			text, begun := c.begin(data)
-			if begun != nil {
-				return begun
-			}
-			data = text
-		}
-		if put := c.put(data); put != nil {
-			return put
-		}
-		begins = ended
-		if in.Buffered() == 0 {
-			// Nothing more has come yet: let readers see what has.
-			if err := c.pause(); err != nil {
+			var err error
+			if data, err = c.begin(data); err != nil {
 				return err
 			}
 		}
+		if err := c.put(data); err != nil {
+			return err
+		}
+		begins = readErr == nil
+		if in.Buffered() == 0 {
+			// Nothing more has arrived: let readers see what has.
+			if err := c.flush(); err != nil {
+				return err
+			}
+			if time.Since(c.savedAt) >= markInterval {
+				if err := c.save(); err != nil {
+					return err
+				}
+			}
+		}
 		switch {
-		case errors.Is(err, io.EOF):
+		case errors.Is(readErr, io.EOF):
 			return nil
-		case err != nil && !errors.Is(err, bufio.ErrBufferFull):
-			return fmt.Errorf("logs: reading the pod's log: %w", err)
+		case readErr != nil && !errors.Is(readErr, bufio.ErrBufferFull):
+			return fmt.Errorf("logs: read the pod's log: %w", readErr)
 		}
 	}
 }
 
-// begin takes a line's time off it and finds the line's place.
+// begin returns a line without its time, and decides whether the archive has the line already.
 func (c *copier) begin(data []byte) ([]byte, error) {
 	stamp, text, found := bytes.Cut(data, []byte{' '})
 	at, err := time.Parse(time.RFC3339Nano, string(stamp))
 	if c.leave = !found || err != nil; c.leave {
 		return nil, nil
 	}
-	c.at = at
 	note := ""
 	if !c.any {
-		c.any = true
-		note = c.first()
+		note = c.compareFirst(at)
 	}
+	c.any, c.at = true, at
 	if second := at.Truncate(time.Second); c.newer.First.IsZero() || second.After(c.newer.Since) {
 		c.older, c.newer = c.newer, Mark{Since: second, First: at}
 	}
@@ -117,10 +118,10 @@ func (c *copier) begin(data []byte) ([]byte, error) {
 	}
 	if note != "" {
 		if _, err := c.out.WriteString(note); err != nil {
-			return nil, fmt.Errorf("logs: writing the archive: %w", err)
+			return nil, fmt.Errorf("logs: write the archive: %w", err)
 		}
-		// The note is no line of the source: whoever goes on must not count it.
-		if err := errors.Join(c.flush(), c.save()); err != nil {
+		// The note is no line of the source, so the next copy must not count it.
+		if err := c.save(); err != nil {
 			return nil, err
 		}
 	}
@@ -129,16 +130,17 @@ func (c *copier) begin(data []byte) ([]byte, error) {
 	return text, nil
 }
 
-// first compares the source's first line with where the last copy ended, and answers what is to be said about it.
-func (c *copier) first() string {
+// compareFirst compares the time of the source's first line with where the last copy ended. It decides how the
+// archive's end is found in the source, and returns the line that reports a gap, if there is one.
+func (c *copier) compareFirst(at time.Time) string {
 	begun := c.resumed.First
 	switch {
 	case begun.IsZero() && c.resumed.Extra == 0:
-		if !c.started.IsZero() && c.at.Sub(c.started) > lateStart {
+		if !c.started.IsZero() && at.Sub(c.started) > lateStart {
 			return BeginningLine
 		}
-	case begun.IsZero() || c.at.Equal(begun):
-	case c.at.After(c.resumed.Last):
+	case begun.IsZero() || at.Equal(begun):
+	case at.After(c.resumed.Last):
 		c.skip = 0
 		return GapLine
 	default:
@@ -147,7 +149,7 @@ func (c *copier) first() string {
 	return ""
 }
 
-// put writes a part of a line, as far as the archive does not have it.
+// put writes a part of a line, unless the archive has it.
 func (c *copier) put(data []byte) error {
 	if !c.any || len(data) == 0 {
 		return nil
@@ -163,27 +165,23 @@ func (c *copier) put(data []byte) error {
 	skipped := min(c.skip, int64(len(data)))
 	c.skip -= skipped
 	if _, err := c.out.Write(data[skipped:]); err != nil {
-		return fmt.Errorf("logs: writing the archive: %w", err)
+		return fmt.Errorf("logs: write the archive: %w", err)
 	}
 	return nil
 }
 
 func (c *copier) flush() error {
 	if err := c.out.Flush(); err != nil {
-		return fmt.Errorf("logs: writing the archive: %w", err)
+		return fmt.Errorf("logs: write the archive: %w", err)
 	}
 	return nil
 }
 
-func (c *copier) pause() error {
-	if err := c.flush(); err != nil || time.Since(c.savedAt) < markInterval {
+// save writes what is buffered, and sets the mark if everything that the archive has was counted.
+func (c *copier) save() error {
+	if err := c.flush(); err != nil {
 		return err
 	}
-	return c.save()
-}
-
-// save sets the mark, once everything that the archive has was counted.
-func (c *copier) save() error {
 	if !c.any || c.skip > 0 || c.byTime {
 		return nil
 	}

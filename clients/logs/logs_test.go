@@ -1,9 +1,12 @@
 package logs_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -25,14 +28,14 @@ type entry struct {
 	text string
 }
 
-// pod is what a cluster keeps of a container's log.
+// pod is what a cluster kept of a container's log.
 type pod struct{ lines []entry }
 
 func (p *pod) write(after time.Duration, text string) {
 	p.lines = append(p.lines, entry{base.Add(after), text})
 }
 
-// since serves the log as the API does, from a whole second on.
+// since returns the log as the API serves it, from a whole second on.
 func (p *pod) since(second time.Time) string {
 	var b strings.Builder
 	for _, l := range p.lines {
@@ -51,7 +54,7 @@ func (p *pod) text() string {
 	return b.String()
 }
 
-// makePod writes n lines, three per second, some of them late, as those of two streams are.
+// makePod returns a log of n lines, three per second, some of them out of order as those of two streams are.
 func makePod(n int) *pod {
 	p := &pod{}
 	for i := range n {
@@ -78,7 +81,7 @@ func appendTo(t *testing.T, files *logs.Files) logs.Writer {
 	return w
 }
 
-// copyOnce goes on from the mark, as the engine does; wrap may damage the stream.
+// copyOnce continues from the mark, as the engine does; wrap may damage the stream.
 func copyOnce(t *testing.T, files *logs.Files, p *pod, wrap func(io.Reader) io.Reader) error {
 	t.Helper()
 	w := appendTo(t, files)
@@ -99,7 +102,7 @@ func archived(t *testing.T, files *logs.Files) string {
 	return string(part.Data)
 }
 
-func TestCopyTakesTimesOff(t *testing.T) {
+func TestCopyRemovesTimes(t *testing.T) {
 	t.Parallel()
 	files := newFiles(t)
 	p := &pod{}
@@ -112,7 +115,7 @@ func TestCopyTakesTimesOff(t *testing.T) {
 	assert.Equal(t, p.text(), archived(t, files))
 }
 
-func TestCopyLeavesOutWhatTheClusterSays(t *testing.T) {
+func TestCopyLeavesOutLinesOfTheCluster(t *testing.T) {
 	t.Parallel()
 	files := newFiles(t)
 	require.NoError(t, copyOnce(t, files, &pod{}, func(io.Reader) io.Reader {
@@ -121,8 +124,8 @@ func TestCopyLeavesOutWhatTheClusterSays(t *testing.T) {
 	assert.Empty(t, archived(t, files))
 }
 
-// TestCopyGoesOn: wherever a stream ends, the next one goes on at that byte.
-func TestCopyGoesOn(t *testing.T) {
+// TestCopyContinues cuts a stream at every byte: the next one continues there.
+func TestCopyContinues(t *testing.T) {
 	t.Parallel()
 	whole := makePod(40)
 	for cut := range len(whole.since(time.Time{})) {
@@ -135,12 +138,12 @@ func TestCopyGoesOn(t *testing.T) {
 		require.NoError(t, copyOnce(t, files, whole, nil))
 		require.Equal(t, whole.text(), archived(t, files), "cut at %d", cut)
 		require.NoError(t, copyOnce(t, files, whole, nil))
-		require.Equal(t, whole.text(), archived(t, files), "nothing comes twice")
+		require.Equal(t, whole.text(), archived(t, files), "nothing is written twice")
 	}
 }
 
-// TestCopyGoesOnAfterEachLine: the log grows while it is read again and again.
-func TestCopyGoesOnAfterEachLine(t *testing.T) {
+// TestCopyContinuesAfterEachLine copies a log again with every line that it grows by.
+func TestCopyContinuesAfterEachLine(t *testing.T) {
 	t.Parallel()
 	whole := makePod(60)
 	files := newFiles(t)
@@ -154,20 +157,30 @@ type failing struct{ err error }
 
 func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
-// TestCopyAfterACrash: what was written after the last mark is not written twice.
+// TestCopyAfterACrash checks that what was written after the last mark is not written twice.
 func TestCopyAfterACrash(t *testing.T) {
 	t.Parallel()
-	for name, marked := range map[string]int{"before the first mark": 0, "after a mark": 12} {
+	for name, marked := range map[string]int{"before the first mark": 0, "after a mark": 12, "the mark is damaged": -12} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			whole := makePod(40)
-			files := newFiles(t)
+			dir := t.TempDir()
+			files, err := logs.NewFiles(dir)
+			require.NoError(t, err)
+			damaged := marked < 0
+			marked = max(marked, -marked)
 			if marked > 0 {
 				require.NoError(t, copyOnce(t, files, &pod{lines: whole.lines[:marked]}, nil))
 			}
+			if damaged {
+				marks, err := filepath.Glob(filepath.Join(dir, "*", "*.mark"))
+				require.NoError(t, err)
+				require.Len(t, marks, 1)
+				require.NoError(t, os.WriteFile(marks[0], []byte(`{"since"`), 0o600))
+			}
 			w := appendTo(t, files)
 			rest := (&pod{lines: whole.lines[marked:25]}).text()
-			_, err := w.Write([]byte(rest[:len(rest)-3]))
+			_, err = w.Write([]byte(rest[:len(rest)-3]))
 			require.NoError(t, err)
 			require.NoError(t, w.Close())
 			require.NoError(t, copyOnce(t, files, whole, nil))
@@ -176,7 +189,7 @@ func TestCopyAfterACrash(t *testing.T) {
 	}
 }
 
-func TestCopySaysWhatWasNotKept(t *testing.T) {
+func TestCopyReportsGaps(t *testing.T) {
 	t.Parallel()
 	whole := makePod(60)
 	first, rest := whole.lines[:20], whole.lines[40:]
@@ -200,7 +213,7 @@ func TestCopySaysWhatWasNotKept(t *testing.T) {
 		require.NoError(t, copyOnce(t, files, late, nil))
 		assert.Equal(t, logs.BeginningLine+"late\nlater\n", archived(t, files))
 	})
-	t.Run("not where only what we have is gone", func(t *testing.T) {
+	t.Run("none if only archived lines are gone", func(t *testing.T) {
 		t.Parallel()
 		files := newFiles(t)
 		tidy := &pod{}
@@ -233,8 +246,73 @@ func TestFiles(t *testing.T) {
 	part, err = files.Read(t.Context(), key, 10, 10)
 	require.NoError(t, err)
 	assert.Equal(t, logs.Part{Size: 10, Complete: true}, part)
-	require.NoError(t, appendTo(t, files).Close(), "the lock is given back")
+	require.NoError(t, appendTo(t, files).Close(), "the lock is released")
 
 	_, err = files.Append(t.Context(), logs.Key{RunID: "../../etc/passwd", Attempt: 1})
 	require.Error(t, err)
+}
+
+func TestReadAttempts(t *testing.T) {
+	t.Parallel()
+	written := []logs.Part{
+		{Data: []byte("one"), Complete: true}, {Complete: true}, {Data: []byte("three"), Complete: true}, {Data: []byte("four")}, {Data: []byte("unknown")},
+	}
+	read := func(attempt, offset, limit int64) (logs.Part, error) {
+		part := written[attempt-1]
+		part.Size = int64(len(part.Data))
+		part.Data = part.Data[min(offset, part.Size):min(offset+limit, part.Size)]
+		return part, nil
+	}
+	const whole = "one--- attempt 3 ---\nthree--- attempt 4 ---\nfour"
+	for offset := range len(whole) + 2 {
+		for limit := range len(whole) + 2 {
+			data, err := logs.ReadAttempts(5, int64(offset), int64(limit), read)
+			require.NoError(t, err)
+			from := min(offset, len(whole))
+			assert.Equal(t, whole[from:min(from+max(1, limit), len(whole))], string(data), "%d bytes from %d on", limit, offset)
+		}
+	}
+	failed := errors.New("no archive")
+	data, err := logs.ReadAttempts(4, 0, 100, func(attempt, offset, limit int64) (logs.Part, error) {
+		if attempt > 1 {
+			return logs.Part{}, failed
+		}
+		return read(attempt, offset, limit)
+	})
+	require.ErrorIs(t, err, failed)
+	assert.Equal(t, "one", string(data), "an error comes with what was read before it")
+}
+
+func TestDeleteOlder(t *testing.T) {
+	t.Parallel()
+	dir, elsewhere := t.TempDir(), t.TempDir()
+	limit := time.Now().Add(-time.Hour)
+	write := func(path string, at time.Time) {
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
+		require.NoError(t, os.WriteFile(path, []byte("x"), 0o600))
+		require.NoError(t, os.Chtimes(path, at, at))
+	}
+	write(filepath.Join(dir, "a", "old"), limit.Add(-time.Minute))
+	write(filepath.Join(dir, "a", "b", "old"), limit.Add(-time.Minute))
+	write(filepath.Join(dir, "a", "new"), limit.Add(time.Minute))
+	write(filepath.Join(elsewhere, "old"), limit.Add(-time.Minute))
+	require.NoError(t, os.Symlink(elsewhere, filepath.Join(dir, "link")))
+
+	deleted, err := logs.DeleteOlder(t.Context(), dir, limit)
+	require.NoError(t, err)
+	assert.Equal(t, 2, deleted)
+	assert.NoFileExists(t, filepath.Join(dir, "a", "old"))
+	assert.NoFileExists(t, filepath.Join(dir, "a", "b", "old"))
+	assert.FileExists(t, filepath.Join(dir, "a", "new"))
+	assert.FileExists(t, filepath.Join(elsewhere, "old"))
+
+	deleted, err = logs.DeleteOlder(t.Context(), filepath.Join(dir, "none"), limit)
+	require.NoError(t, err)
+	assert.Zero(t, deleted)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = logs.DeleteOlder(ctx, dir, time.Now())
+	require.ErrorIs(t, err, context.Canceled)
+	assert.FileExists(t, filepath.Join(dir, "a", "new"))
 }
