@@ -2,13 +2,29 @@ package state
 
 import "time"
 
-// Acceptance is what a cluster gave a run when it took it. Memory in MB (10^6
-// bytes), cpu in millicores.
+// Size is memory in MB (10^6 bytes) and cpu in millicores.
+type Size struct {
+	Memory int64 `db:"memory"`
+	CPU    int64 `db:"cpu"`
+}
+
+// AtLeast returns the greater memory and the greater cpu of both sizes.
+func (s Size) AtLeast(other Size) Size {
+	return Size{max(s.Memory, other.Memory), max(s.CPU, other.CPU)}
+}
+
+// AtMost returns the smaller memory and the smaller cpu of both sizes.
+func (s Size) AtMost(other Size) Size {
+	return Size{min(s.Memory, other.Memory), min(s.CPU, other.CPU)}
+}
+
+// Fits reports whether neither memory nor cpu exceeds capacity.
+func (s Size) Fits(capacity Size) bool { return s.Memory <= capacity.Memory && s.CPU <= capacity.CPU }
+
+// Acceptance is what a cluster gave a run when it took it.
 type Acceptance struct {
-	Memory      int64 `db:"memory"`
-	MemoryLimit int64 `db:"memory_limit"`
-	CPU         int64 `db:"cpu"`
-	CPULimit    int64 `db:"cpu_limit"`
+	Size       // requested of the cluster; 0 was not said
+	Limit Size `db:"limit"`
 	// Node owns the run from now on where the cluster is local; empty
 	// elsewhere.
 	Node string `db:"node"`
@@ -63,13 +79,6 @@ type SelfReport struct {
 	ExitCode      *int64
 	ExitReason    *string
 	RunExceptions []string
-}
-
-// TaskResources is what ARA learnt of a command. Memory in MB, cpu in
-// millicores.
-type TaskResources struct {
-	Memory int64 `db:"memory"`
-	CPU    int64 `db:"cpu"`
 }
 
 // QueueDepth is what waits for one cluster.

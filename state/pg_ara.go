@@ -25,7 +25,7 @@ const (
 // (ara.md, section 2). It reads the read-only database. MissingResource where
 // history says nothing, and where a standby cancelled the query in favour of
 // replaying the primary's log; any other error is one.
-func (m *Manager) EstimateRunResources(ctx context.Context, executableID, commandHash string) (TaskResources, error) {
+func (m *Manager) EstimateRunResources(ctx context.Context, executableID, commandHash string) (Size, error) {
 	var found struct {
 		Memory *int64 `db:"memory"`
 		CPU    *int64 `db:"cpu"`
@@ -36,13 +36,13 @@ func (m *Manager) EstimateRunResources(ctx context.Context, executableID, comman
 	case isRecoveryConflict(err):
 		m.logger.InfoContext(ctx, "resource history was not read because the replica was busy",
 			"definition_id", executableID, "command_hash", commandHash, "error", err)
-		return TaskResources{}, Missingf("the history of %s could not be read now", executableID)
+		return Size{}, Missingf("the history of %s could not be read now", executableID)
 	case err != nil:
-		return TaskResources{}, interpretError(err)
+		return Size{}, interpretError(err)
 	case found.Memory == nil || found.CPU == nil:
-		return TaskResources{}, Missingf("no run of this command of %s was killed for memory", executableID)
+		return Size{}, Missingf("no run of this command of %s was killed for memory", executableID)
 	}
-	return TaskResources{Memory: *found.Memory, CPU: *found.CPU}, nil
+	return Size{Memory: *found.Memory, CPU: *found.CPU}, nil
 }
 
 // isRecoveryConflict reports whether a standby cancelled a query because it

@@ -21,7 +21,7 @@ func (s store) killed(t testing.TB, memory, cpu int64, ago time.Duration, set st
 	}
 }
 
-func estimate(t testing.TB, s store) (state.TaskResources, error) {
+func estimate(t testing.TB, s store) (state.Size, error) {
 	t.Helper()
 	return s.EstimateRunResources(t.Context(), "def", *md5Of("echo hello"))
 }
@@ -34,7 +34,7 @@ func TestMemoryKillsOfACommandTeachWhatItNeeds(t *testing.T) {
 	}
 	got, err := estimate(t, s)
 	require.NoError(t, err)
-	assert.Equal(t, state.TaskResources{Memory: 3136, CPU: 1250}, got)
+	assert.Equal(t, state.Size{Memory: 3136, CPU: 1250}, got)
 }
 
 func TestOnlyTheThirtyNewestMemoryKillsTeach(t *testing.T) {
@@ -46,7 +46,7 @@ func TestOnlyTheThirtyNewestMemoryKillsTeach(t *testing.T) {
 	s.killed(t, 9000, 9000, 31*time.Minute, "")
 	got, err := estimate(t, s)
 	require.NoError(t, err)
-	assert.Equal(t, state.TaskResources{Memory: 1750, CPU: 1250}, got)
+	assert.Equal(t, state.Size{Memory: 1750, CPU: 1250}, got)
 }
 
 func TestWhichRunsTeach(t *testing.T) {
@@ -77,7 +77,7 @@ func TestWhichRunsTeach(t *testing.T) {
 		got, err := estimate(t, s)
 		if c.teaches {
 			require.NoError(t, err, name)
-			assert.Equal(t, state.TaskResources{Memory: 1750, CPU: 1250}, got, name)
+			assert.Equal(t, state.Size{Memory: 1750, CPU: 1250}, got, name)
 		} else {
 			assert.ErrorAs(t, err, new(state.MissingResource), name)
 		}
@@ -103,7 +103,7 @@ func TestTheConfigurationBoundsWhatTeaches(t *testing.T) {
 	s.killed(t, 5000, 5000, 2*time.Minute, "")
 	got, err := estimate(t, s)
 	require.NoError(t, err)
-	assert.Equal(t, state.TaskResources{Memory: 3000, CPU: 2000}, got)
+	assert.Equal(t, state.Size{Memory: 3000, CPU: 2000}, got)
 	s.exec(t, `UPDATE task SET queued_at = queued_at - INTERVAL '1 hour'`)
 	_, err = estimate(t, s)
 	assert.ErrorAs(t, err, new(state.MissingResource))

@@ -89,9 +89,9 @@ func (m *Manager) DeferRun(ctx context.Context, runID, worker, reason string, ne
 
 // acceptedSQL sets what the cluster gave the run. A size of 0 was not said.
 const acceptedSQL = `memory = COALESCE(NULLIF(:memory, 0), memory),
-		memory_limit = COALESCE(NULLIF(:memory_limit, 0), memory_limit),
+		memory_limit = COALESCE(NULLIF(:limit.memory, 0), memory_limit),
 		cpu = COALESCE(NULLIF(:cpu, 0), cpu),
-		cpu_limit = COALESCE(NULLIF(:cpu_limit, 0), cpu_limit),
+		cpu_limit = COALESCE(NULLIF(:limit.cpu, 0), cpu_limit),
 		attempt_count = COALESCE(attempt_count, 1),
 		claimed_by = NULLIF(:node, ''), claimed_until = NULL,
 		instance_id = COALESCE(NULLIF(:instance_id, ''), instance_id),

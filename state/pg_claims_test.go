@@ -141,7 +141,7 @@ func TestADeferredRunWaitsAndSaysWhy(t *testing.T) {
 
 	s.force(t, r.RunID, `next_attempt_at = now()`)
 	s.claim(t, r.RunID)
-	accepted, err := s.AcceptRun(t.Context(), r.RunID, "w", state.Acceptance{Memory: 1})
+	accepted, err := s.AcceptRun(t.Context(), r.RunID, "w", state.Acceptance{Size: state.Size{Memory: 1}})
 	require.NoError(t, err)
 	require.True(t, accepted)
 	assert.Nil(t, s.get(t, r.RunID).StatusReason)
@@ -153,7 +153,7 @@ func TestAcceptRunRecordsWhatTheClusterGave(t *testing.T) {
 	r := s.run(t, state.StatusQueued, func(r *state.Run) { r.Memory, r.RequestedMemory = new(int64(512)), new(int64(512)) })
 	s.claim(t, r.RunID)
 	accepted, err := s.AcceptRun(t.Context(), r.RunID, "w", state.Acceptance{
-		Memory: 896, MemoryLimit: 896, CPU: 500, CPULimit: 500, PodName: new("pod"), Namespace: new("ns"), ContainerName: new("c"),
+		Size: state.Size{Memory: 896, CPU: 500}, Limit: state.Size{Memory: 896, CPU: 500}, PodName: new("pod"), Namespace: new("ns"), ContainerName: new("c"),
 	})
 	require.NoError(t, err)
 	require.True(t, accepted)
@@ -181,7 +181,7 @@ func TestAnAcceptanceThatComesAfterTheFollowerRecordsTheSizes(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, moved)
 
-		accepted, err := s.AcceptRun(t.Context(), r.RunID, "w", state.Acceptance{Memory: 896, CPU: 250})
+		accepted, err := s.AcceptRun(t.Context(), r.RunID, "w", state.Acceptance{Size: state.Size{Memory: 896, CPU: 250}})
 		require.NoError(t, err)
 		assert.True(t, accepted, seen)
 		after := s.get(t, r.RunID)
@@ -197,7 +197,7 @@ func TestAnAcceptanceOfAStoppedRunIsRefused(t *testing.T) {
 	s.claim(t, r.RunID)
 	_, _, err := s.StopRun(t.Context(), r.RunID, "x")
 	require.NoError(t, err)
-	accepted, err := s.AcceptRun(t.Context(), r.RunID, "w", state.Acceptance{Memory: 896})
+	accepted, err := s.AcceptRun(t.Context(), r.RunID, "w", state.Acceptance{Size: state.Size{Memory: 896}})
 	require.NoError(t, err)
 	assert.False(t, accepted)
 	assert.Nil(t, s.get(t, r.RunID).Memory)

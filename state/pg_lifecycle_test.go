@@ -35,7 +35,7 @@ func movers() map[string]mover {
 		"AcceptRun": {to: state.StatusPending, move: func(t *testing.T, s store, r state.Run) bool {
 			// Where the follower was faster, an acceptance is recorded without a move.
 			before := s.get(t, r.RunID).Status
-			ok, err := s.AcceptRun(t.Context(), r.RunID, "w", state.Acceptance{Memory: 1})
+			ok, err := s.AcceptRun(t.Context(), r.RunID, "w", state.Acceptance{Size: state.Size{Memory: 1}})
 			require.NoError(t, err)
 			return ok && s.get(t, r.RunID).Status != before
 		}},

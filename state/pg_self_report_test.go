@@ -91,7 +91,7 @@ func TestASelfReportedStopOfAClaimedRunEndsTheClaim(t *testing.T) {
 	s.claim(t, r.RunID)
 	_, _, err := s.SelfReportRun(t.Context(), r.RunID, state.SelfReport{Status: state.StatusStopped})
 	require.NoError(t, err)
-	accepted, err := s.AcceptRun(t.Context(), r.RunID, "w", state.Acceptance{Memory: 1})
+	accepted, err := s.AcceptRun(t.Context(), r.RunID, "w", state.Acceptance{Size: state.Size{Memory: 1}})
 	require.NoError(t, err)
 	assert.False(t, accepted, "the cluster must not keep what the run ended")
 }

@@ -19,7 +19,7 @@ const lookupTimeout = 5 * time.Second
 // ResourceEstimator knows what memory kills taught about a command.
 type ResourceEstimator interface {
 	// EstimateRunResources answers state.MissingResource where nothing was learnt.
-	EstimateRunResources(ctx context.Context, executableID, commandHash string) (state.TaskResources, error)
+	EstimateRunResources(ctx context.Context, executableID, commandHash string) (state.Size, error)
 }
 
 // AdapterConfig is what an Adapter is made of. Metrics may be nil.
@@ -53,12 +53,12 @@ func New(cfg AdapterConfig) (*Adapter, error) {
 	}, nil
 }
 
-// Resources is what a run gets. Memory in MB (10^6 bytes), CPU in millicores, GPU in devices. A process that exceeds
-// MemoryLimit is killed; one that wants more than CPULimit is slowed down.
+// Resources is what a run gets. A process that exceeds the memory of Limit is killed; one that wants more than its cpu
+// is slowed down. GPU counts devices.
 type Resources struct {
-	Memory, MemoryLimit int64
-	CPU, CPULimit       int64
-	GPU                 int64
+	state.Size // requested of the cluster
+	Limit      state.Size
+	GPU        int64
 }
 
 // Resources sizes a run. An attempt after the first gets what the first one got. An error means that ctx ended, or that
@@ -94,9 +94,9 @@ func (a *Adapter) adaptiveResources(ctx context.Context, executable state.Execut
 		a.report(ctx, executable, run, d)
 	}
 	return Resources{
-		Memory: d.final.memory, MemoryLimit: d.final.memory,
-		CPU: d.final.cpu, CPULimit: d.final.cpu,
-		GPU: d.gpu,
+		Size:  state.Size{Memory: d.final.memory, CPU: d.final.cpu},
+		Limit: state.Size{Memory: d.final.memory, CPU: d.final.cpu},
+		GPU:   d.gpu,
 	}, nil
 }
 

@@ -19,7 +19,7 @@ func TestWithoutACommandHistoryIsNotAsked(t *testing.T) {
 	for name, hash := range map[string]*string{"a hash that is NULL": nil, "a hash that is empty": new("")} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := &history{found: state.TaskResources{Memory: 9999, CPU: 9999}}
+			h := &history{found: state.Size{Memory: 9999, CPU: 9999}}
 			b := makeBench(t, h, nil)
 			run := makeRun(func(r *state.Run) { r.Command, r.CommandHash = nil, hash })
 			got, err := b.Resources(context.Background(), makeDefinition(1024, 1000), run)
@@ -53,7 +53,7 @@ func TestWhereARAIsOffHistoryIsNotAsked(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := &history{found: state.TaskResources{Memory: 9999, CPU: 9999}}
+			h := &history{found: state.Size{Memory: 9999, CPU: 9999}}
 			b := makeBench(t, h, tc.config)
 			definition := makeDefinition(1024, 1000)
 			if tc.definition != nil {
@@ -76,7 +76,7 @@ func TestAWishForARAAndItsAbsenceMeanOn(t *testing.T) {
 	for name, wish := range map[string]*bool{"true": new(true), "absent": nil} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := makeBench(t, &history{found: state.TaskResources{Memory: 896, CPU: 1}}, nil)
+			b := makeBench(t, &history{found: state.Size{Memory: 896, CPU: 1}}, nil)
 			template := state.Template{TemplateID: "tpl-1", AdaptiveResourceAllocation: wish}
 			got, err := b.Resources(context.Background(), template, makeRun(nil))
 			require.NoError(t, err)
@@ -89,7 +89,7 @@ func TestMaximum(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		memory, cpu, gpu int64
-		found            state.TaskResources
+		found            state.Size
 		config           func(*config.ARA)
 		want             Resources
 		hits             []string
@@ -97,7 +97,7 @@ func TestMaximum(t *testing.T) {
 		fields           map[string]any
 	}{
 		"memory at the maximum is no hit": {memory: 350_000, cpu: 60_000, want: equally(350_000, 60_000)},
-		"an estimate above the maximum": {memory: 300_000, cpu: 1000, found: state.TaskResources{Memory: 525_000, CPU: 1250},
+		"an estimate above the maximum": {memory: 300_000, cpu: 1000, found: state.Size{Memory: 525_000, CPU: 1250},
 			want: equally(350_000, 1250), hits: []string{"hit_max_memory"},
 			message: "ARA memory allocation hit maximum limit - potential over-provisioning",
 			fields: map[string]any{"default_memory_mb": 300_000.0, "requested_memory_mb": 525_000.0, "final_memory_mb": 350_000.0,
@@ -111,9 +111,9 @@ func TestMaximum(t *testing.T) {
 			message: "ARA memory allocation hit maximum limit - potential over-provisioning",
 			fields:  map[string]any{"memory_overage_mb": 50_000.0, "cpu_overage_millicores": 1000.0}},
 		"GPUs have their own maximum": {memory: 376_000, cpu: 94_000, gpu: 1,
-			want: Resources{Memory: 376_000, MemoryLimit: 376_000, CPU: 94_000, CPULimit: 94_000, GPU: 1}},
+			want: Resources{Size: state.Size{Memory: 376_000, CPU: 94_000}, Limit: state.Size{Memory: 376_000, CPU: 94_000}, GPU: 1}},
 		"above the maximum beside GPUs": {memory: 376_001, cpu: 94_001, gpu: 1,
-			want:    Resources{Memory: 376_000, MemoryLimit: 376_000, CPU: 94_000, CPULimit: 94_000, GPU: 1},
+			want:    Resources{Size: state.Size{Memory: 376_000, CPU: 94_000}, Limit: state.Size{Memory: 376_000, CPU: 94_000}, GPU: 1},
 			hits:    []string{"hit_max_memory", "hit_max_cpu"},
 			message: "ARA memory allocation hit maximum limit - potential over-provisioning",
 			fields:  map[string]any{"memory_overage_mb": 1.0}},
@@ -168,7 +168,7 @@ func TestADecisionThatWasGivenIsKept(t *testing.T) {
 		r.RequestedMemory, r.RequestedCPU = new(int64(512)), new(int64(500))
 		r.Memory, r.MemoryLimit, r.CPU, r.CPULimit = new(int64(896)), new(int64(900)), new(int64(750)), new(int64(1000))
 	}
-	kept := Resources{Memory: 896, MemoryLimit: 900, CPU: 750, CPULimit: 1000}
+	kept := Resources{Size: state.Size{Memory: 896, CPU: 750}, Limit: state.Size{Memory: 900, CPU: 1000}}
 	for name, tc := range map[string]struct {
 		run  func(*state.Run)
 		want Resources
@@ -180,7 +180,7 @@ func TestADecisionThatWasGivenIsKept(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := &history{found: state.TaskResources{Memory: 9999, CPU: 9999}}
+			h := &history{found: state.Size{Memory: 9999, CPU: 9999}}
 			b := makeBench(t, h, nil)
 			got, err := b.Resources(context.Background(), makeDefinition(4096, 4000), makeRun(tc.run))
 			require.NoError(t, err)
@@ -194,7 +194,7 @@ func TestADecisionThatWasGivenIsKept(t *testing.T) {
 
 func TestARunThatIsSizedAgainIsMeasuredOnce(t *testing.T) {
 	t.Parallel()
-	b := makeBench(t, &history{found: state.TaskResources{Memory: 525_000, CPU: 1}}, nil)
+	b := makeBench(t, &history{found: state.Size{Memory: 525_000, CPU: 1}}, nil)
 	for range 3 {
 		got, err := b.Resources(context.Background(), makeDefinition(512, 1000), makeRun(nil))
 		require.NoError(t, err)

@@ -23,18 +23,18 @@ const testHash = "5d41402abc4b2a76b9719d911017c592"
 
 // history is what the tests' past taught; it notes who asked.
 type history struct {
-	found state.TaskResources
+	found state.Size
 	err   error
 	asked []string
 }
 
-func (h *history) EstimateRunResources(ctx context.Context, executableID, commandHash string) (state.TaskResources, error) {
+func (h *history) EstimateRunResources(ctx context.Context, executableID, commandHash string) (state.Size, error) {
 	h.asked = append(h.asked, executableID+" "+commandHash)
 	if _, bounded := ctx.Deadline(); !bounded {
-		return state.TaskResources{}, errors.New("the lookup has no deadline")
+		return state.Size{}, errors.New("the lookup has no deadline")
 	}
 	if h.err != nil {
-		return state.TaskResources{}, h.err
+		return state.Size{}, h.err
 	}
 	return h.found, ctx.Err()
 }
@@ -130,7 +130,7 @@ func makeRun(change func(*state.Run)) state.Run {
 }
 
 func equally(memory, cpu int64) Resources {
-	return Resources{Memory: memory, MemoryLimit: memory, CPU: cpu, CPULimit: cpu}
+	return Resources{Size: state.Size{Memory: memory, CPU: cpu}, Limit: state.Size{Memory: memory, CPU: cpu}}
 }
 
 func TestDefaultSize(t *testing.T) {
@@ -170,7 +170,7 @@ func TestDefaultSize(t *testing.T) {
 		"cpu does not follow memory beside a GPU": {
 			definition: makeDefinition(65_536, 1000),
 			run:        func(r *state.Run) { r.GPU = new(int64(1)) },
-			want:       Resources{Memory: 65_536, MemoryLimit: 65_536, CPU: 1000, CPULimit: 1000, GPU: 1},
+			want:       Resources{Size: state.Size{Memory: 65_536, CPU: 1000}, Limit: state.Size{Memory: 65_536, CPU: 1000}, GPU: 1},
 		},
 		"less than the minimum": {definition: makeDefinition(4, 1), want: equally(512, 250)},
 		"cpu is rounded down":   {definition: makeDefinition(512, 1124), want: equally(512, 1000)},
@@ -193,7 +193,7 @@ func TestDefaultSize(t *testing.T) {
 
 func TestHistoryRaisesTheSize(t *testing.T) {
 	t.Parallel()
-	h := &history{found: state.TaskResources{Memory: 896, CPU: 1250}}
+	h := &history{found: state.Size{Memory: 896, CPU: 1250}}
 	b := makeBench(t, h, nil)
 	got, err := b.Resources(context.Background(), makeDefinition(512, 1000), makeRun(nil))
 	require.NoError(t, err)
@@ -217,17 +217,17 @@ func TestHistoryRaisesTheSize(t *testing.T) {
 func TestHistoryNeverLowersTheSize(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
-		found state.TaskResources
+		found state.Size
 		want  Resources
 		count map[string]int64
 	}{
-		"both estimates below the default": {state.TaskResources{Memory: 896, CPU: 500}, equally(4096, 2000),
+		"both estimates below the default": {state.Size{Memory: 896, CPU: 500}, equally(4096, 2000),
 			map[string]int64{"estimation_attempted": 1, "estimation_succeeded": 1}},
-		"memory above, cpu below": {state.TaskResources{Memory: 7168, CPU: 500}, equally(7168, 2000),
+		"memory above, cpu below": {state.Size{Memory: 7168, CPU: 500}, equally(7168, 2000),
 			map[string]int64{"estimation_attempted": 1, "estimation_succeeded": 1, "resource_adjustment": 1}},
-		"memory below, cpu above": {state.TaskResources{Memory: 896, CPU: 2500}, equally(4096, 2500),
+		"memory below, cpu above": {state.Size{Memory: 896, CPU: 2500}, equally(4096, 2500),
 			map[string]int64{"estimation_attempted": 1, "estimation_succeeded": 1, "resource_adjustment": 1}},
-		"estimates equal to the default": {state.TaskResources{Memory: 4096, CPU: 2000}, equally(4096, 2000),
+		"estimates equal to the default": {state.Size{Memory: 4096, CPU: 2000}, equally(4096, 2000),
 			map[string]int64{"estimation_attempted": 1, "estimation_succeeded": 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -276,7 +276,7 @@ func TestWhoIsToldToStopHandsOutNoSize(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	b := makeBench(t, &history{found: state.TaskResources{Memory: 896, CPU: 1}}, nil)
+	b := makeBench(t, &history{found: state.Size{Memory: 896, CPU: 1}}, nil)
 	_, err := b.Resources(ctx, makeDefinition(512, 1000), makeRun(nil))
 	assert.ErrorIs(t, err, context.Canceled)
 	assert.Empty(t, b.counts)

@@ -86,9 +86,9 @@ func alreadyGiven(executable state.Executable, run state.Run) (Resources, bool) 
 		return Resources{}, false
 	}
 	return Resources{
-		Memory: memory, MemoryLimit: max(memory, memoryLimit),
-		CPU: cpu, CPULimit: max(cpu, cpuLimit),
-		GPU: gpus(executable, run),
+		Size:  state.Size{Memory: memory, CPU: cpu},
+		Limit: state.Size{Memory: max(memory, memoryLimit), CPU: max(cpu, cpuLimit)},
+		GPU:   gpus(executable, run),
 	}, true
 }
 

@@ -100,7 +100,7 @@ func (c *toyCluster) create(ctx context.Context, s engine.Submission) error {
 	c.mu.Lock()
 	c.made[fmt.Sprintf("%s/%d", s.Run.RunID, attempt)]++
 	c.mu.Unlock()
-	ok, err := s.Accept(ctx, state.Acceptance{Memory: 512, CPU: 256})
+	ok, err := s.Accept(ctx, state.Acceptance{Size: state.Size{Memory: 512, CPU: 256}})
 	if err != nil || !ok {
 		return err
 	}

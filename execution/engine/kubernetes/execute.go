@@ -40,7 +40,7 @@ func (e *Engine) Execute(ctx context.Context, s engine.Submission) error {
 	}
 	fault.Point(fault.JobCreated)
 	accepted, err := s.Accept(ctx, state.Acceptance{
-		Memory: given.Memory, MemoryLimit: given.MemoryLimit, CPU: given.CPU, CPULimit: given.CPULimit,
+		Size: given.Size, Limit: given.Limit,
 		Namespace: &j.Namespace, ContainerName: &s.Run.RunID,
 	})
 	if err != nil {

@@ -82,7 +82,7 @@ type sized struct{}
 var _ Sizer = sized{}
 
 func (sized) Resources(context.Context, state.Executable, state.Run) (adapter.Resources, error) {
-	return adapter.Resources{Memory: 512, MemoryLimit: 512, CPU: 256, CPULimit: 256}, nil
+	return adapter.Resources{Size: state.Size{Memory: 512, CPU: 256}, Limit: state.Size{Memory: 512, CPU: 256}}, nil
 }
 
 // rows knows which runs are stopped.
@@ -204,7 +204,7 @@ func TestExecuteFindsTheJobMade(t *testing.T) {
 	t.Parallel()
 	run := makeRun()
 	there, err := job.Build(job.Input{
-		Run: run, Resources: adapter.Resources{Memory: 896, MemoryLimit: 900, CPU: 300, CPULimit: 400},
+		Run: run, Resources: adapter.Resources{Size: state.Size{Memory: 896, CPU: 300}, Limit: state.Size{Memory: 900, CPU: 400}},
 		Settings: job.Settings{EKS: config.EKS{JobNamespace: "jobs"}},
 	})
 	require.NoError(t, err)
@@ -214,7 +214,7 @@ func TestExecuteFindsTheJobMade(t *testing.T) {
 	require.NoError(t, e.Execute(t.Context(), submission(run, true, &given)))
 	require.Len(t, given, 1)
 	got := given[0]
-	assert.Equal(t, []int64{896, 900, 300, 400}, []int64{got.Memory, got.MemoryLimit, got.CPU, got.CPULimit}, "the sizes are the Job's")
+	assert.Equal(t, []int64{896, 900, 300, 400}, []int64{got.Memory, got.Limit.Memory, got.CPU, got.Limit.CPU}, "the sizes are the Job's")
 
 	there.DeletionTimestamp = new(metav1.Now())
 	assert.ErrorAs(t, e.Execute(t.Context(), submission(run, true, &given)), new(engine.NotNow), "not one that is going")

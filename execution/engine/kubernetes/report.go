@@ -153,7 +153,7 @@ func (f *follower) sizes(a *attempt, u *state.RunUpdate) {
 	if err != nil {
 		return
 	}
-	u.Memory, u.MemoryLimit, u.CPU, u.CPULimit = &given.Memory, &given.MemoryLimit, &given.CPU, &given.CPULimit
+	u.Memory, u.MemoryLimit, u.CPU, u.CPULimit = &given.Memory, &given.Limit.Memory, &given.CPU, &given.Limit.CPU
 }
 
 func tolden(o job.Outcome) told {

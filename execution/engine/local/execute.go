@@ -111,7 +111,7 @@ func (e *Engine) specOf(ctx context.Context, s engine.Submission) (Spec, error) 
 	}
 	spec := Spec{
 		RunID: s.Run.RunID, Attempt: int(s.Run.Attempt()), Argv: container.Command(s.Run),
-		MemoryMB: size.Memory, CPUMillicores: size.CPU, MemoryLimitMB: size.MemoryLimit, CPULimitMillicores: size.CPULimit,
+		MemoryMB: size.Memory, CPUMillicores: size.CPU, MemoryLimitMB: size.Limit.Memory, CPULimitMillicores: size.Limit.CPU,
 		DeadlineSeconds: e.deadlineOf(s.Run), GraceSeconds: int64(e.cfg.TerminateGrace / time.Second), Limits: e.limits,
 	}
 	for _, v := range container.Env(s.Executable, s.Run) {
@@ -137,8 +137,9 @@ func (e *Engine) deadlineOf(run state.Run) int64 {
 
 func (e *Engine) acceptance(spec Spec, intent bool) state.Acceptance {
 	a := state.Acceptance{
-		Memory: spec.MemoryMB, MemoryLimit: spec.MemoryLimitMB, CPU: spec.CPUMillicores, CPULimit: spec.CPULimitMillicores,
-		Node: e.node,
+		Size:  state.Size{Memory: spec.MemoryMB, CPU: spec.CPUMillicores},
+		Limit: state.Size{Memory: spec.MemoryLimitMB, CPU: spec.CPULimitMillicores},
+		Node:  e.node,
 	}
 	if intent {
 		a.InstanceID = e.node

@@ -72,7 +72,7 @@ func (r *rows) accept(id string) func(context.Context, state.Acceptance) (bool, 
 			return run.Status == state.StatusPending && run.ClaimedBy != nil && *run.ClaimedBy == a.Node, nil
 		}
 		run.Status, run.ClaimedBy, run.InstanceID = state.StatusPending, &a.Node, a.InstanceID
-		run.Memory, run.MemoryLimit, run.CPU, run.CPULimit = &a.Memory, &a.MemoryLimit, &a.CPU, &a.CPULimit
+		run.Memory, run.MemoryLimit, run.CPU, run.CPULimit = &a.Memory, &a.Limit.Memory, &a.CPU, &a.Limit.CPU
 		r.runs[id] = run
 		return true, nil
 	}
@@ -185,7 +185,7 @@ func (fixedSize) Resources(_ context.Context, _ state.Executable, run state.Run)
 	if run.RequestedMemory != nil {
 		memory = *run.RequestedMemory
 	}
-	return adapter.Resources{Memory: memory, MemoryLimit: memory, CPU: cpu, CPULimit: cpu}, nil
+	return adapter.Resources{Size: state.Size{Memory: memory, CPU: cpu}, Limit: state.Size{Memory: memory, CPU: cpu}}, nil
 }
 
 const testCluster = "local"

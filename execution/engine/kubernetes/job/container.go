@@ -34,8 +34,8 @@ func requirements(in Input) corev1.ResourceRequirements {
 		corev1.ResourceMemory: quantity(given.Memory, "M"),
 	}
 	limits := corev1.ResourceList{
-		corev1.ResourceCPU:    quantity(given.CPULimit, "m"),
-		corev1.ResourceMemory: quantity(given.MemoryLimit, "M"),
+		corev1.ResourceCPU:    quantity(given.Limit.CPU, "m"),
+		corev1.ResourceMemory: quantity(given.Limit.Memory, "M"),
 	}
 	storage := cmp.Or(positive(in.Run.EphemeralStorage), positive(executableOf(in).GetExecutableResources().EphemeralStorage))
 	if storage > 0 {

@@ -31,7 +31,7 @@ func plainInput() Input {
 			Tier: "Tier4", Command: new("echo hello"),
 		},
 		Executable: state.Definition{DefinitionID: "d-1"},
-		Resources:  adapter.Resources{Memory: 512, MemoryLimit: 512, CPU: 250, CPULimit: 250},
+		Resources:  adapter.Resources{Size: state.Size{Memory: 512, CPU: 250}, Limit: state.Size{Memory: 512, CPU: 250}},
 		Settings: Settings{
 			Mode: "test",
 			EKS: config.EKS{

@@ -113,7 +113,7 @@ func resourceCases() map[string]jobCase {
 	return map[string]jobCase{
 		"requests and limits in millicores and MB": {
 			change: func(in *Input) {
-				in.Resources = adapter.Resources{CPU: 1250, CPULimit: 2500, Memory: 896, MemoryLimit: 1001}
+				in.Resources = adapter.Resources{Size: state.Size{Memory: 896, CPU: 1250}, Limit: state.Size{Memory: 1001, CPU: 2500}}
 			},
 			check: func(t *testing.T, job *batchv1.Job) {
 				assert.Equal(t, map[string]string{"cpu": "1250m", "memory": "896M"}, sizes(mainContainer(job).Resources.Requests))

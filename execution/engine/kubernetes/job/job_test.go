@@ -95,9 +95,9 @@ func TestTeamConfigMap(t *testing.T) {
 func TestResourcesOf(t *testing.T) {
 	t.Parallel()
 	for name, given := range map[string]adapter.Resources{
-		"small": {Memory: 512, MemoryLimit: 512, CPU: 250, CPULimit: 250},
-		"large": {Memory: 350_000, MemoryLimit: 360_001, CPU: 60_000, CPULimit: 60_250},
-		"GPUs":  {Memory: 1000, MemoryLimit: 1000, CPU: 1000, CPULimit: 2000, GPU: 8},
+		"small": {Size: state.Size{Memory: 512, CPU: 250}, Limit: state.Size{Memory: 512, CPU: 250}},
+		"large": {Size: state.Size{Memory: 350_000, CPU: 60_000}, Limit: state.Size{Memory: 360_001, CPU: 60_250}},
+		"GPUs":  {Size: state.Size{Memory: 1000, CPU: 1000}, Limit: state.Size{Memory: 1000, CPU: 2000}, GPU: 8},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

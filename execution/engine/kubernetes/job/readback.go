@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/stitchfix/flotilla-os/execution/adapter"
+	"github.com/stitchfix/flotilla-os/state"
 )
 
 const bytesPerMB = 1_000_000
@@ -28,11 +29,11 @@ func ResourcesOf(job *batchv1.Job) (adapter.Resources, error) {
 	requests, limits := containers[0].Resources.Requests, containers[0].Resources.Limits
 	gpu := limits[resourceGPU]
 	found := adapter.Resources{
-		Memory: megabytes(requests), MemoryLimit: megabytes(limits),
-		CPU: requests.Cpu().MilliValue(), CPULimit: limits.Cpu().MilliValue(),
-		GPU: gpu.Value(),
+		Size:  state.Size{Memory: megabytes(requests), CPU: requests.Cpu().MilliValue()},
+		Limit: state.Size{Memory: megabytes(limits), CPU: limits.Cpu().MilliValue()},
+		GPU:   gpu.Value(),
 	}
-	if min(found.Memory, found.MemoryLimit, found.CPU, found.CPULimit) < 1 {
+	if min(found.Memory, found.Limit.Memory, found.CPU, found.Limit.CPU) < 1 {
 		return adapter.Resources{}, ErrNotOurs
 	}
 	return found, nil
