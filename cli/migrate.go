@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/stitchfix/flotilla-os/state"
+	"github.com/stitchfix/flotilla-os/state/database"
 )
 
 func newMigrateCommand(t Terminal) *cobra.Command {
@@ -18,10 +18,10 @@ func newMigrateCommand(t Terminal) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := state.Migrate(cmd.Context(), cfg.DatabaseURL, logger); err != nil {
+			if err := database.Migrate(cmd.Context(), cfg.DatabaseURL, logger); err != nil {
 				return err
 			}
-			if err := state.BuildIndexes(cmd.Context(), cfg.DatabaseURL, logger); err != nil {
+			if err := database.BuildIndexes(cmd.Context(), cfg.DatabaseURL, logger); err != nil {
 				return err
 			}
 			fmt.Fprintln(t.Stdout, "The database is up to date.")

@@ -26,6 +26,7 @@ import (
 	"github.com/stitchfix/flotilla-os/metrics"
 	"github.com/stitchfix/flotilla-os/services"
 	"github.com/stitchfix/flotilla-os/state"
+	"github.com/stitchfix/flotilla-os/state/database"
 )
 
 // shutdownTimeout is what requests and workers get to finish after SIGTERM. With the hand-back of claims it stays below
@@ -48,7 +49,7 @@ type Server struct {
 	logger      *slog.Logger
 	listener    net.Listener
 	manager     *state.Manager
-	notifier    *state.Notifier
+	notifier    *database.Notifier
 	local       *local.Engine // nil where the local driver is off
 	definitions *services.DefinitionService
 	http        *http.Server
@@ -102,11 +103,11 @@ func New(ctx context.Context, c Config) (_ *Server, err error) {
 	if err := s.prepareDatabase(ctx); err != nil {
 		return nil, err
 	}
-	s.notifier, err = state.NewNotifier(state.NotifierConfig{URL: cfg.DatabaseURL, Logger: s.logger})
+	s.notifier, err = database.NewNotifier(cfg.DatabaseURL, s.logger)
 	if err != nil {
 		return nil, err
 	}
-	locker, err := state.NewLocker(state.LockerConfig{URL: cfg.DatabaseURL, Logger: s.logger})
+	locker, err := database.NewLocker(cfg.DatabaseURL, s.logger)
 	if err != nil {
 		return nil, err
 	}
@@ -219,7 +220,7 @@ func listen(ctx context.Context, address string) (net.Listener, error) {
 func (s *Server) prepareDatabase(ctx context.Context) error {
 	shown := config.MaskDatabaseURL(s.cfg.DatabaseURL)
 	if s.cfg.CreateDatabaseSchema {
-		if err := state.Migrate(ctx, s.cfg.DatabaseURL, s.logger); err != nil {
+		if err := database.Migrate(ctx, s.cfg.DatabaseURL, s.logger); err != nil {
 			return fmt.Errorf("cannot prepare the database %s: %w", shown, err)
 		}
 	}
@@ -293,7 +294,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // buildIndexes logs a failure and returns nil: without its index a query is slow, not wrong.
 func (s *Server) buildIndexes(ctx context.Context) error {
-	if err := state.BuildIndexes(ctx, s.cfg.DatabaseURL, s.logger); err != nil && ctx.Err() == nil {
+	if err := database.BuildIndexes(ctx, s.cfg.DatabaseURL, s.logger); err != nil && ctx.Err() == nil {
 		s.logger.Error("cannot build all indexes; the next start tries again", "error", err)
 	}
 	return nil

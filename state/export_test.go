@@ -5,6 +5,8 @@ import (
 
 	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
+
+	"github.com/stitchfix/flotilla-os/state/database"
 )
 
 // NewWatchedManager makes a Manager whose sessions hand the server's notices
@@ -14,7 +16,7 @@ func NewWatchedManager(cfg ManagerConfig, notice func(*pq.Error)) (*Manager, err
 	if err != nil {
 		return nil, err
 	}
-	c, err := newConnector(cfg.URL)
+	c, err := database.NewConnector(cfg.URL)
 	if err != nil {
 		return nil, err
 	}
@@ -25,12 +27,6 @@ func NewWatchedManager(cfg ManagerConfig, notice func(*pq.Error)) (*Manager, err
 	m.readDB = m.db
 	return m, nil
 }
-
-// The keys of the advisory locks of migrations and index builds.
-const (
-	MigrationLock = migrationLock
-	IndexLock     = indexLock
-)
 
 // InterpretError is interpretError.
 var InterpretError = interpretError

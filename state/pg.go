@@ -12,6 +12,7 @@ import (
 
 	"github.com/stitchfix/flotilla-os/config"
 	"github.com/stitchfix/flotilla-os/metrics"
+	"github.com/stitchfix/flotilla-os/state/database"
 )
 
 // ManagerConfig says which database a Manager keeps its rows in.
@@ -22,8 +23,7 @@ type ManagerConfig struct {
 	// ReadonlyURL serves the history lookups of ARA and of the lifecycle
 	// choice; empty means URL.
 	ReadonlyURL string
-	// MaxOpen and MaxIdle bound each pool of connections; 0 means 30
-	// each.
+	// MaxOpen and MaxIdle bound each pool of connections; 0 means 30.
 	MaxOpen, MaxIdle int
 	// Logger is required.
 	Logger *slog.Logger
@@ -56,12 +56,6 @@ type Manager struct {
 	sessionChecked atomic.Bool
 }
 
-// Bounds of a pool where the configuration gives none.
-const (
-	defaultMaxOpen = 30
-	defaultMaxIdle = 30
-)
-
 // NewManager opens the pools. It does not connect: see Check.
 func NewManager(cfg ManagerConfig) (*Manager, error) {
 	if cfg.Logger == nil {
@@ -74,13 +68,14 @@ func NewManager(cfg ManagerConfig) (*Manager, error) {
 	if m.clock == nil {
 		m.clock = time.Now
 	}
+	pool := database.PoolConfig{MaxOpen: cfg.MaxOpen, MaxIdle: cfg.MaxIdle}
 	var err error
-	if m.db, err = openPool(cfg.URL, cfg); err != nil {
+	if m.db, err = database.Open(cfg.URL, pool); err != nil {
 		return nil, fmt.Errorf("database_url: %w", err)
 	}
 	m.readDB = m.db
 	if cfg.ReadonlyURL != "" && cfg.ReadonlyURL != cfg.URL {
-		if m.readDB, err = openPool(cfg.ReadonlyURL, cfg); err != nil {
+		if m.readDB, err = database.Open(cfg.ReadonlyURL, pool); err != nil {
 			return nil, errors.Join(fmt.Errorf("readonly_database_url: %w", err), m.db.Close())
 		}
 	}
@@ -93,6 +88,24 @@ func (m *Manager) Close() error {
 		return errors.Join(m.readDB.Close(), m.db.Close())
 	}
 	return m.db.Close()
+}
+
+// Check reports whether the database can be used now: it answers, it is the
+// primary, sessions are sessions, and all migrations of tables are done.
+// Indexes may be missing. The first success takes a few round trips, later ones
+// take one.
+func (m *Manager) Check(ctx context.Context) error {
+	if err := database.CheckPrimary(ctx, m.db); err != nil {
+		return interpretError(err)
+	}
+	if m.sessionChecked.Load() {
+		return nil
+	}
+	if err := database.CheckSessions(ctx, m.db); err != nil {
+		return interpretError(err)
+	}
+	m.sessionChecked.Store(true)
+	return nil
 }
 
 // transact runs fn in one transaction of the primary and commits it where fn

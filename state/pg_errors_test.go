@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/stitchfix/flotilla-os/clients/postgres/pgtest"
 	"github.com/stitchfix/flotilla-os/state"
+	"github.com/stitchfix/flotilla-os/state/database"
 	"github.com/stitchfix/flotilla-os/state/statetest"
 )
 
@@ -63,7 +65,7 @@ func TestADatabaseThatIsAwayIsUnavailableAndComesBack(t *testing.T) {
 	server := pgtest.NewServer(t)
 	url := server.CreateDatabase("restarted")
 	m := statetest.Open(t, url)
-	require.ErrorIs(t, m.Check(t.Context()), state.ErrNotMigrated)
+	require.ErrorIs(t, m.Check(t.Context()), database.ErrNotMigrated)
 	require.NoError(t, statetest.Migrate(t.Context(), url))
 	require.NoError(t, m.Check(t.Context()))
 	require.NoError(t, m.CreateDefinition(t.Context(), fullDefinition("kept")))
@@ -96,8 +98,8 @@ func TestADatabaseThatCannotServeIsRefused(t *testing.T) {
 		expect func(sqlmock.Sqlmock)
 		want   error
 	}{
-		"a standby":                      {func(mock sqlmock.Sqlmock) { primary(mock, true, 1000) }, state.ErrStandby},
-		"a database of an older version": {func(mock sqlmock.Sqlmock) { primary(mock, false, 1) }, state.ErrNotMigrated},
+		"a standby":                      {func(mock sqlmock.Sqlmock) { primary(mock, true, 1000) }, database.ErrStandby},
+		"a database of an older version": {func(mock sqlmock.Sqlmock) { primary(mock, false, 1) }, database.ErrNotMigrated},
 		"two connections in one session": {func(mock sqlmock.Sqlmock) {
 			primary(mock, false, 1000)
 			mock.ExpectQuery("pg_backend_pid").WillReturnRows(pid(7))
@@ -105,7 +107,7 @@ func TestADatabaseThatCannotServeIsRefused(t *testing.T) {
 			mock.ExpectQuery("pg_backend_pid").WillReturnRows(pid(7))
 			mock.ExpectQuery("pg_backend_pid").WillReturnRows(pid(8))
 			mock.ExpectRollback()
-		}, state.ErrPooled},
+		}, database.ErrPooled},
 		"a connection whose session changes": {func(mock sqlmock.Sqlmock) {
 			primary(mock, false, 1000)
 			mock.ExpectQuery("pg_backend_pid").WillReturnRows(pid(7))
@@ -113,7 +115,7 @@ func TestADatabaseThatCannotServeIsRefused(t *testing.T) {
 			mock.ExpectQuery("pg_backend_pid").WillReturnRows(pid(8))
 			mock.ExpectQuery("pg_backend_pid").WillReturnRows(pid(9))
 			mock.ExpectRollback()
-		}, state.ErrPooled},
+		}, database.ErrPooled},
 	} {
 		db, mock, err := sqlmock.New()
 		require.NoError(t, err)
@@ -127,7 +129,7 @@ func TestADatabaseThatCannotServeIsRefused(t *testing.T) {
 func TestAnUnusableURLIsRefusedWithoutItsPassword(t *testing.T) {
 	t.Parallel()
 	for _, url := range []string{"", "postgres://u:secret@host:port/db", "host=x sslmode=secret"} {
-		_, err := state.NewManager(state.ManagerConfig{URL: url, Logger: silent})
+		_, err := state.NewManager(state.ManagerConfig{URL: url, Logger: slog.New(slog.DiscardHandler)})
 		require.ErrorContains(t, err, "database_url")
 		assert.NotContains(t, err.Error(), "secret")
 	}

@@ -278,7 +278,7 @@ func TestAManagerWorksAgainWhenPostgresIsBack(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, _, err := s.CreateRun(t.Context(), makeRun())
 		return err == nil
-	}, patience, 50*time.Millisecond)
+	}, 30*time.Second, 50*time.Millisecond)
 	assert.Equal(t, state.StatusQueued, s.get(t, acknowledged.RunID).Status)
 	_, err = s.EstimateRunResources(t.Context(), "def", "hash")
 	assert.ErrorAs(t, err, new(state.MissingResource))

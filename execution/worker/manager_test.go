@@ -14,22 +14,23 @@ import (
 	"github.com/stitchfix/flotilla-os/config"
 	"github.com/stitchfix/flotilla-os/execution/engine"
 	"github.com/stitchfix/flotilla-os/state"
+	"github.com/stitchfix/flotilla-os/state/database"
 	"github.com/stitchfix/flotilla-os/state/statetest"
 )
 
 var (
 	_ Store    = (*state.Manager)(nil)
-	_ Notifier = (*state.Notifier)(nil)
-	_ Locker   = (*state.Locker)(nil)
+	_ Notifier = (*database.Notifier)(nil)
+	_ Locker   = (*database.Locker)(nil)
 )
 
-// database is a real one with one definition, "d".
-type database struct {
+// testDatabase is a real one with one definition, "d".
+type testDatabase struct {
 	*state.Manager
 	url string
 }
 
-func makeDatabase(t *testing.T) database {
+func makeDatabase(t *testing.T) testDatabase {
 	t.Helper()
 	discard := func(c *state.ManagerConfig) { c.Logger = slog.New(slog.DiscardHandler) }
 	manager, url := statetest.NewManager(t, discard)
@@ -37,11 +38,11 @@ func makeDatabase(t *testing.T) database {
 	require.NoError(t, manager.EnsureWorkers(t.Context(), map[string]map[string]int{
 		state.EKSEngine: {config.WorkerSubmit: 1, config.WorkerStatus: 1, config.WorkerRetry: 1},
 	}))
-	return database{manager, url}
+	return testDatabase{manager, url}
 }
 
 // queue stores a run of the cluster "c".
-func (d database) queue(t *testing.T, id string) {
+func (d testDatabase) queue(t *testing.T, id string) {
 	t.Helper()
 	run := queuedRun(id)
 	run.ExecutableID, run.ExecutableType, run.QueuedAt = new("d"), state.ExecutableTypeDefinition, new(time.Now())
@@ -50,7 +51,7 @@ func (d database) queue(t *testing.T, id string) {
 	require.True(t, created)
 }
 
-func (d database) awaitStatus(t *testing.T, id string, want state.Status) state.Run {
+func (d testDatabase) awaitStatus(t *testing.T, id string, want state.Status) state.Run {
 	t.Helper()
 	var run state.Run
 	require.Eventually(t, func() bool {
@@ -62,12 +63,12 @@ func (d database) awaitStatus(t *testing.T, id string, want state.Status) state.
 }
 
 // serve runs a Supervisor with all its real parts but the engine.
-func (d database) serve(t *testing.T, eng engine.Engine) (stop func()) {
+func (d testDatabase) serve(t *testing.T, eng engine.Engine) (stop func()) {
 	t.Helper()
 	w := makeWorld(t, eng)
-	notifier, err := state.NewNotifier(state.NotifierConfig{URL: d.url, Logger: w.Logger})
+	notifier, err := database.NewNotifier(d.url, w.Logger)
 	require.NoError(t, err)
-	locker, err := state.NewLocker(state.LockerConfig{URL: d.url, Logger: w.Logger})
+	locker, err := database.NewLocker(d.url, w.Logger)
 	require.NoError(t, err)
 	w.Store, w.Notifier, w.Locker, w.Name = d.Manager, notifier, locker, ""
 	w.Config.ClaimLease = time.Minute

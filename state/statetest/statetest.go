@@ -16,6 +16,7 @@ import (
 	"github.com/stitchfix/flotilla-os/clients/postgres/pgtest"
 	"github.com/stitchfix/flotilla-os/config"
 	"github.com/stitchfix/flotilla-os/state"
+	"github.com/stitchfix/flotilla-os/state/database"
 	"github.com/stitchfix/flotilla-os/state/seed"
 )
 
@@ -29,13 +30,13 @@ func NewURL(t testing.TB) string {
 // Migrate makes all tables and indexes.
 func Migrate(ctx context.Context, url string) error {
 	logger := slog.New(slog.DiscardHandler)
-	return errors.Join(state.Migrate(ctx, url, logger), state.BuildIndexes(ctx, url, logger))
+	return errors.Join(database.Migrate(ctx, url, logger), database.BuildIndexes(ctx, url, logger))
 }
 
 // SeedHistory makes all tables and indexes and n runs, see package seed.
 func SeedHistory(ctx context.Context, url string, n int) (err error) {
 	logger := slog.New(slog.DiscardHandler)
-	if err := state.Migrate(ctx, url, logger); err != nil {
+	if err := database.Migrate(ctx, url, logger); err != nil {
 		return err
 	}
 	db, err := sql.Open("postgres", url)
@@ -46,7 +47,7 @@ func SeedHistory(ctx context.Context, url string, n int) (err error) {
 	if err := seed.Runs(ctx, db, n, time.Now()); err != nil {
 		return err
 	}
-	if err := state.BuildIndexes(ctx, url, logger); err != nil {
+	if err := database.BuildIndexes(ctx, url, logger); err != nil {
 		return err
 	}
 	return seed.Analyze(ctx, db)

@@ -1,9 +1,8 @@
-package state
+package database
 
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -30,16 +29,8 @@ const (
 	listenRetryMax = 2 * time.Second
 )
 
-// NotifierConfig says through which database servers wake each other.
-type NotifierConfig struct {
-	// URL is a session connection to the primary.
-	URL string
-	// Logger is required.
-	Logger *slog.Logger
-}
-
 // Notifier wakes the workers of all servers when there is something to do. It
-// is a short cut only: what it loses, the workers' polls find.
+// only saves time: the workers' polls find the runs whose wake is lost.
 type Notifier struct {
 	url       string
 	connector connector
@@ -52,18 +43,15 @@ type Notifier struct {
 	subscribers map[chan struct{}]struct{}
 }
 
-// NewNotifier makes a Notifier. It does not connect: see Run.
-func NewNotifier(cfg NotifierConfig) (*Notifier, error) {
-	if cfg.Logger == nil {
-		return nil, errors.New("state: a Notifier needs a logger")
-	}
-	c, err := newConnector(cfg.URL)
+// NewNotifier returns a Notifier. url must be a session connection to the
+// primary. It does not connect: see Run.
+func NewNotifier(url string, logger *slog.Logger) (*Notifier, error) {
+	c, err := newConnector(url, 0)
 	if err != nil {
 		return nil, fmt.Errorf("database_url: %w", err)
 	}
-	c.Dialer(watchfulDialer{})
 	return &Notifier{
-		url: cfg.URL, connector: c, logger: cfg.Logger, self: uuid.NewString(),
+		url: named(url), connector: c, logger: logger, self: uuid.NewString(),
 		pending: make(chan struct{}, 1), subscribers: map[chan struct{}]struct{}{},
 	}, nil
 }
@@ -89,8 +77,8 @@ func (n *Notifier) wakeLocal() {
 	}
 }
 
-// Subscribe gives a channel on which something is sent after every Wake of any
-// server; several may become one. cancel ends it.
+// Subscribe returns a channel that receives after every Wake of any server;
+// several wakes may become one. cancel ends the subscription.
 func (n *Notifier) Subscribe() (wakes <-chan struct{}, cancel func()) {
 	subscriber := make(chan struct{}, 1)
 	n.mu.Lock()
@@ -103,8 +91,8 @@ func (n *Notifier) Subscribe() (wakes <-chan struct{}, cancel func()) {
 	}
 }
 
-// Run tells other servers of wakes and hears of theirs until ctx ends; it
-// returns nil then. A database that goes away and comes back is waited for.
+// Run passes wakes on to other servers and receives theirs until ctx ends; it
+// then returns nil. It waits for a database that is away.
 func (n *Notifier) Run(ctx context.Context) error {
 	var both sync.WaitGroup
 	both.Go(func() { n.send(ctx) })
@@ -132,7 +120,10 @@ func (n *Notifier) send(ctx context.Context) {
 			if !failing && ctx.Err() == nil {
 				n.logger.WarnContext(ctx, "other servers cannot be woken; their polls find the runs", "error", err)
 			}
-			n.again()
+			select {
+			case n.pending <- struct{}{}: // It is still to be sent.
+			default:
+			}
 			rest = notifyRetry
 		}
 		failing = err != nil
@@ -140,27 +131,24 @@ func (n *Notifier) send(ctx context.Context) {
 	}
 }
 
-// again puts a wake that was not passed on back.
-func (n *Notifier) again() {
-	select {
-	case n.pending <- struct{}{}:
-	default:
-	}
-}
-
 // listen wakes the subscribers when another server says so, and after every
 // gap in which one might have.
 func (n *Notifier) listen(ctx context.Context) {
-	listener := pq.NewDialListener(watchfulDialer{}, n.url, listenRetryMin, listenRetryMax, n.heard(ctx))
-	listening := make(chan struct{})
-	go func() {
-		defer close(listening)
-		// It waits for the database and fails only when closed.
-		_ = listener.Listen(notifyChannel)
-	}()
+	listener := pq.NewDialListener(watchfulDialer{}, n.url, listenRetryMin, listenRetryMax,
+		func(event pq.ListenerEventType, err error) {
+			switch {
+			case event == pq.ListenerEventDisconnected && ctx.Err() == nil:
+				n.logger.WarnContext(ctx, "wakes of other servers are not heard; polls find the runs", "error", err)
+			case event == pq.ListenerEventReconnected:
+				n.logger.InfoContext(ctx, "wakes of other servers are heard again")
+			}
+		})
+	var listening sync.WaitGroup
+	// Listen waits for the database and fails only when the listener is closed.
+	listening.Go(func() { _ = listener.Listen(notifyChannel) })
 	defer func() {
 		_ = listener.Close()
-		<-listening
+		listening.Wait()
 		for range listener.Notify { //nolint:revive // the listener's end closes it
 		}
 	}()
@@ -172,21 +160,6 @@ func (n *Notifier) listen(ctx context.Context) {
 			if note == nil || note.Extra != n.self {
 				n.wakeLocal()
 			}
-		}
-	}
-}
-
-// heard logs how the listening goes.
-func (n *Notifier) heard(ctx context.Context) pq.EventCallbackType {
-	return func(event pq.ListenerEventType, err error) {
-		switch event {
-		case pq.ListenerEventDisconnected:
-			if ctx.Err() == nil {
-				n.logger.WarnContext(ctx, "wakes of other servers are not heard; polls find the runs", "error", err)
-			}
-		case pq.ListenerEventReconnected:
-			n.logger.InfoContext(ctx, "wakes of other servers are heard again")
-		case pq.ListenerEventConnected, pq.ListenerEventConnectionAttemptFailed:
 		}
 	}
 }

@@ -1,9 +1,10 @@
-package state_test
+package database_test
 
 import (
 	"context"
 	"database/sql"
 	"log/slog"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -11,9 +12,10 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/stitchfix/flotilla-os/clients/postgres/pgtest"
-	"github.com/stitchfix/flotilla-os/state"
+	"github.com/stitchfix/flotilla-os/state/database"
 	"github.com/stitchfix/flotilla-os/state/statetest"
 	"github.com/stitchfix/flotilla-os/testkit"
 )
@@ -38,6 +40,19 @@ func schemaOf(t testing.TB, db *sql.DB) (text string) {
 	return text
 }
 
+func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.Wrap(m)) }
+
+// oldDatabase is a database of the program before this one.
+func oldDatabase(t testing.TB) *pgtest.DB {
+	t.Helper()
+	db := pgtest.New(t)
+	script, err := os.ReadFile("../testdata/old_database.sql")
+	require.NoError(t, err)
+	_, err = db.Open(t).ExecContext(t.Context(), string(script))
+	require.NoError(t, err)
+	return db
+}
+
 func TestASecondMigrationChangesNothing(t *testing.T) {
 	t.Parallel()
 	db := pgtest.New(t)
@@ -58,8 +73,8 @@ func TestReplicasThatStartTogetherDoNotWaitForEachOther(t *testing.T) {
 	var wait sync.WaitGroup
 	for range 6 {
 		wait.Go(func() {
-			assert.NoError(t, state.Migrate(ctx, db.URL, silent))
-			assert.NoError(t, state.BuildIndexes(ctx, db.URL, silent))
+			assert.NoError(t, database.Migrate(ctx, db.URL, silent))
+			assert.NoError(t, database.BuildIndexes(ctx, db.URL, silent))
 		})
 	}
 	wait.Wait()
@@ -83,7 +98,7 @@ func TestAnInvalidIndexIsBuiltAgain(t *testing.T) {
 		UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'flotilla_task_killed'::regclass`)
 	require.NoError(t, err)
 	before := count(t, pool, `SELECT 'flotilla_task_killed'::regclass::oid::int`)
-	require.NoError(t, state.BuildIndexes(t.Context(), db.URL, silent))
+	require.NoError(t, database.BuildIndexes(t.Context(), db.URL, silent))
 	assert.NotEqual(t, before, count(t, pool, `SELECT 'flotilla_task_killed'::regclass::oid::int`))
 	assert.Zero(t, count(t, pool, `SELECT count(*) FROM pg_index WHERE NOT indisvalid`))
 }
@@ -101,7 +116,7 @@ func TestAMigrationWaitsForATableInUseInTurns(t *testing.T) {
 	logs := &testkit.Log{}
 	done := make(chan error, 1)
 	go func() {
-		done <- state.Migrate(t.Context(), db.URL, slog.New(slog.NewTextHandler(logs, nil)))
+		done <- database.Migrate(t.Context(), db.URL, slog.New(slog.NewTextHandler(logs, nil)))
 	}()
 	require.Eventually(t, func() bool { return strings.Contains(logs.String(), "tries again") },
 		30*time.Second, 50*time.Millisecond)
@@ -118,11 +133,10 @@ func TestAMigrationEndsWithItsContext(t *testing.T) {
 	defer func() { require.NoError(t, conn.Close()) }()
 	// Another replica is at it, and does not end.
 	_, err = conn.ExecContext(t.Context(), `SELECT pg_advisory_lock(l) FROM unnest(ARRAY[$1, $2]::bigint[]) AS l`,
-		state.MigrationLock, state.IndexLock)
+		database.MigrationLock, database.IndexLock)
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	var unavailable state.Unavailable
-	require.ErrorAs(t, state.Migrate(ctx, db.URL, silent), &unavailable)
-	require.ErrorAs(t, state.BuildIndexes(ctx, db.URL, silent), &unavailable)
+	require.ErrorIs(t, database.Migrate(ctx, db.URL, silent), context.DeadlineExceeded)
+	require.ErrorIs(t, database.BuildIndexes(ctx, db.URL, silent), context.DeadlineExceeded)
 }

@@ -1,8 +1,9 @@
-package state_test
+package database_test
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -12,22 +13,23 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jmoiron/sqlx"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/stitchfix/flotilla-os/state"
+	"github.com/stitchfix/flotilla-os/state/database"
 	"github.com/stitchfix/flotilla-os/state/statetest"
 )
 
-func newLocker(t testing.TB, url string) *state.Locker {
+func newLocker(t testing.TB, url string) *database.Locker {
 	t.Helper()
-	l, err := state.NewLocker(state.LockerConfig{URL: url, Logger: slog.New(slog.DiscardHandler)})
+	l, err := database.NewLocker(url, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	return l
 }
 
 // lead leads until the test ends.
-func lead(t *testing.T, l *state.Locker, name string, fn func(ctx context.Context) error) (stop func()) {
+func lead(t *testing.T, l *database.Locker, name string, fn func(ctx context.Context) error) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -52,16 +54,35 @@ func receive[T any](t testing.TB, from <-chan T, what string) T {
 	panic("not reached")
 }
 
-// endLockSessions ends the server's side of all sessions that hold a lock.
-func (s store) endLockSessions(t testing.TB) {
+// newDatabase gives the test a migrated database and a pool of it.
+func newDatabase(t testing.TB) (url string, db *sqlx.DB) {
 	t.Helper()
-	s.exec(t, `SELECT pg_terminate_backend(pid) FROM pg_locks
+	url = statetest.NewURL(t)
+	db, err := database.Open(url, database.PoolConfig{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, db.Close()) })
+	return url, db
+}
+
+// endLockSessions ends the server's side of all sessions that hold a lock.
+func endLockSessions(t testing.TB, db *sqlx.DB) {
+	t.Helper()
+	_, err := db.ExecContext(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_locks
 		WHERE locktype = 'advisory' AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`)
+	require.NoError(t, err)
+}
+
+// lockSessions counts the sessions that hold a lock.
+func lockSessions(t testing.TB, db *sqlx.DB) (n int) {
+	t.Helper()
+	require.NoError(t, db.GetContext(t.Context(), &n, `SELECT count(DISTINCT pid) FROM pg_locks WHERE locktype = 'advisory'
+		AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`))
+	return n
 }
 
 func TestOneServerAtATimeLeads(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
+	url, db := newDatabase(t)
 	var leaders atomic.Int32
 	// A session that the database ends lets the next one lead before the old
 	// leader can know; it stops within a probe (see the test below). Only with
@@ -81,14 +102,14 @@ func TestOneServerAtATimeLeads(t *testing.T) {
 	}
 	stops := map[int]func(){}
 	for i := range 3 {
-		stops[i] = lead(t, newLocker(t, s.url), "work", leader(i))
+		stops[i] = lead(t, newLocker(t, url), "work", leader(i))
 	}
 	first := receive(t, led, "a first leader")
 	stops[first]()
 	second := receive(t, led, "a second leader")
 	assert.NotEqual(t, first, second)
 	sessionsEnded.Store(true)
-	s.endLockSessions(t)
+	endLockSessions(t, db)
 	receive(t, led, "a leader after the session was ended")
 }
 
@@ -109,10 +130,10 @@ func TestDifferentLocksAreLedAtTheSameTime(t *testing.T) {
 
 func TestALeaderThatLostItsSessionStopsBeforeItLeadsAgain(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
+	url, db := newDatabase(t)
 	led, ended := make(chan struct{}), make(chan struct{})
 	goOn := make(chan struct{})
-	lead(t, newLocker(t, s.url), "work", func(ctx context.Context) error {
+	lead(t, newLocker(t, url), "work", func(ctx context.Context) error {
 		select {
 		case led <- struct{}{}:
 		case <-ctx.Done():
@@ -127,13 +148,12 @@ func TestALeaderThatLostItsSessionStopsBeforeItLeadsAgain(t *testing.T) {
 		return nil
 	})
 	receive(t, led, "the lead")
-	s.endLockSessions(t)
+	endLockSessions(t, db)
 	receive(t, ended, "the end of the leader's context")
 	// The old leader has not returned: there may be no new session.
 	begin := time.Now()
 	for time.Since(begin) < 1500*time.Millisecond {
-		require.Zero(t, ask[int](t, s, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'
-			AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`))
+		require.Zero(t, lockSessions(t, db))
 	}
 	close(goOn)
 	receive(t, led, "the lead again")
@@ -148,6 +168,126 @@ func TestALeaderThatFailsLeadsAgain(t *testing.T) {
 	})
 	receive(t, led, "the lead")
 	receive(t, led, "the lead again")
+}
+
+// waitAtLock begins maintenance work that waits for an advisory lock which a
+// session of db holds until the test ends.
+func waitAtLock(t *testing.T, db *sqlx.DB, url string, key int64,
+	work func(ctx context.Context, url string, logger *slog.Logger) error,
+) {
+	t.Helper()
+	conn, err := db.Connx(t.Context())
+	require.NoError(t, err)
+	_, err = conn.ExecContext(t.Context(), `SELECT pg_advisory_lock($1)`, key)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- work(ctx, url, slog.New(slog.DiscardHandler)) }()
+	t.Cleanup(func() {
+		cancel()
+		require.Error(t, <-done)
+		_, err := conn.ExecContext(context.WithoutCancel(t.Context()), `SELECT pg_advisory_unlock($1)`, key)
+		require.NoError(t, err)
+		require.NoError(t, conn.Close())
+	})
+	require.Eventually(t, func() bool {
+		var waiting bool
+		require.NoError(t, db.GetContext(t.Context(), &waiting, `SELECT EXISTS (SELECT FROM pg_stat_activity
+			WHERE datname = current_database() AND query = 'SELECT pg_try_advisory_lock($1)')`))
+		return waiting
+	}, patience, 20*time.Millisecond)
+}
+
+func TestOneSessionHoldsAllLocksOfAServer(t *testing.T) {
+	t.Parallel()
+	const names = 50
+	url, db := newDatabase(t)
+	ledBy := make(chan [2]int, 1000) // server, name
+	ended := make(chan struct{}, 1000)
+	for server := range 2 {
+		locker := newLocker(t, url)
+		for name := range names {
+			lead(t, locker, fmt.Sprintf("follow/%d", name), func(ctx context.Context) error {
+				ledBy <- [2]int{server, name}
+				<-ctx.Done()
+				ended <- struct{}{}
+				return nil
+			})
+		}
+	}
+	allLed := func() {
+		for led := map[int]bool{}; len(led) < names; {
+			led[receive(t, ledBy, "leaders of all locks")[1]] = true
+		}
+	}
+	allLed()
+	held := func() (n int) {
+		require.NoError(t, db.GetContext(t.Context(), &n, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted
+			AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`))
+		return n
+	}
+	assert.Equal(t, names, held())
+	assert.LessOrEqual(t, lockSessions(t, db), 2)
+	var sessions int
+	require.NoError(t, db.GetContext(t.Context(), &sessions, `SELECT count(*) FROM pg_stat_activity
+		WHERE datname = current_database() AND pid <> pg_backend_pid()`))
+	assert.LessOrEqual(t, sessions, 3, "one for each server, and the pool of this test")
+
+	endLockSessions(t, db)
+	for range names {
+		receive(t, ended, "the end of all leaders")
+	}
+	allLed()
+	assert.Equal(t, names, held())
+}
+
+func TestALockThatIsLetGoLeavesTheOthersHeld(t *testing.T) {
+	t.Parallel()
+	url, db := newDatabase(t)
+	locker := newLocker(t, url)
+	stays, goes, lost := make(chan struct{}, 10), make(chan struct{}, 10), make(chan struct{}, 10)
+	lead(t, locker, "stays", func(ctx context.Context) error {
+		stays <- struct{}{}
+		<-ctx.Done()
+		lost <- struct{}{}
+		return nil
+	})
+	stop := lead(t, locker, "goes", func(ctx context.Context) error {
+		goes <- struct{}{}
+		<-ctx.Done()
+		return nil
+	})
+	receive(t, stays, "the lead of one")
+	receive(t, goes, "the lead of the other")
+	stop()
+	other := make(chan struct{}, 10)
+	lead(t, newLocker(t, url), "goes", func(ctx context.Context) error {
+		other <- struct{}{}
+		<-ctx.Done()
+		return nil
+	})
+	receive(t, other, "the lead of another server")
+	assert.Empty(t, lost)
+	assert.Equal(t, 2, lockSessions(t, db))
+}
+
+func TestOneServerDoesNotLeadTheSameTwiceAtOnce(t *testing.T) {
+	t.Parallel()
+	url, _ := newDatabase(t)
+	locker := newLocker(t, url)
+	led := make(chan struct{}, 10)
+	leader := func(ctx context.Context) error {
+		led <- struct{}{}
+		<-ctx.Done()
+		return nil
+	}
+	stop := lead(t, locker, "work", leader)
+	receive(t, led, "the lead")
+	lead(t, locker, "work", leader)
+	time.Sleep(1500 * time.Millisecond) // more than one try
+	assert.Empty(t, led)
+	stop()
+	receive(t, led, "the lead of the second")
 }
 
 // stallingProxy passes bytes to a server until it is told to pass no more; the

@@ -1,4 +1,4 @@
-package state_test
+package database_test
 
 import (
 	"context"
@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/stitchfix/flotilla-os/clients/postgres/pgtest"
-	"github.com/stitchfix/flotilla-os/state"
+	"github.com/stitchfix/flotilla-os/state/database"
 	"github.com/stitchfix/flotilla-os/state/statetest"
 )
 
@@ -19,9 +19,9 @@ import (
 const patience = 30 * time.Second
 
 // runNotifier starts a notifier that ends with the test.
-func runNotifier(t *testing.T, url string) *state.Notifier {
+func runNotifier(t *testing.T, url string) *database.Notifier {
 	t.Helper()
-	n, err := state.NewNotifier(state.NotifierConfig{URL: url, Logger: slog.New(slog.DiscardHandler)})
+	n, err := database.NewNotifier(url, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -35,7 +35,7 @@ func runNotifier(t *testing.T, url string) *state.Notifier {
 
 // wakesOther wakes from one server until the other's subscriber hears it:
 // what is sent while the other does not listen yet is lost.
-func wakesOther(t *testing.T, from *state.Notifier, heard <-chan struct{}) {
+func wakesOther(t *testing.T, from *database.Notifier, heard <-chan struct{}) {
 	t.Helper()
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
@@ -71,7 +71,7 @@ func TestAWakeReachesThisServerAtOnceAndTheOthersSoon(t *testing.T) {
 
 func TestAnEndedSubscriptionHearsNothing(t *testing.T) {
 	t.Parallel()
-	n, err := state.NewNotifier(state.NotifierConfig{URL: "postgres://h/d", Logger: slog.New(slog.DiscardHandler)})
+	n, err := database.NewNotifier("postgres://h/d", slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	wakes, cancel := n.Subscribe()
 	cancel()

@@ -1,4 +1,4 @@
-package state
+package database
 
 import (
 	"context"
@@ -10,10 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Bounds after which a connection whose other end is gone breaks, for the
-// sessions whose being alive means something: those of locks and of LISTEN
-// (data-model.md, Connections). The lock session sets the same on the server's
-// side, so that the server lets go of the lock of a client that is gone.
+// Bounds after which a connection breaks whose other end is gone (data-model.md,
+// Connections). The lock session sets the same on the server's side, so that
+// the server lets go of the locks of a client that is gone.
 const (
 	keepaliveIdle     = 3 * time.Second
 	keepaliveInterval = 2 * time.Second
@@ -25,7 +24,7 @@ const (
 const dialTimeout = 5 * time.Second
 
 // watchfulDialer opens connections that notice the loss of their other end.
-// Where replyWithin is not 0, every read and write must end within it.
+// If replyWithin is not 0, every read and write must end within it.
 type watchfulDialer struct{ replyWithin time.Duration }
 
 var (
@@ -79,8 +78,7 @@ func setUserTimeout(raw syscall.RawConn) error {
 	return failed
 }
 
-// boundedConn is a connection on which every read and write is an answer that
-// must come in time.
+// boundedConn is a connection whose every read and write must end in time.
 type boundedConn struct {
 	net.Conn
 	within time.Duration

@@ -1,4 +1,4 @@
-package state
+package database
 
 import (
 	"context"
@@ -61,18 +61,18 @@ func Migrate(ctx context.Context, url string, logger *slog.Logger) (err error) {
 			logger.Info("migrated", "migration", result.Source.Path, "duration", result.Duration.String())
 		}
 		if !isLockTimeout(err) {
-			return interpretError(err)
+			return err
 		}
 		logger.Warn("a table is in use by others; the migration tries again", "error", err)
 		if err := pause(ctx, tableLockPause); err != nil {
-			return interpretError(err)
+			return err
 		}
 	}
 }
 
 // openMaintenance makes a pool for migrations and index builds.
 func openMaintenance(url string) (*sql.DB, error) {
-	c, err := newConnector(url)
+	c, err := newConnector(url, 0)
 	if err != nil {
 		return nil, fmt.Errorf("database_url: %w", err)
 	}

@@ -1,4 +1,4 @@
-package state
+package database
 
 import (
 	"database/sql"
@@ -16,15 +16,14 @@ import (
 
 func TestBothEndsOfALockSessionNoticeTheLossOfTheOther(t *testing.T) {
 	t.Parallel()
-	c, err := newConnector(pgtest.New(t).URL)
+	c, err := newConnector(pgtest.New(t).URL, sessionReply)
 	require.NoError(t, err)
-	c.Dialer(watchfulDialer{replyWithin: sessionReply})
 	db := sql.OpenDB(c)
 	defer func() { require.NoError(t, db.Close()) }()
 	conn, err := db.Conn(t.Context())
 	require.NoError(t, err)
 	defer func() { require.NoError(t, conn.Close()) }()
-	require.NoError(t, acquire(t.Context(), conn, "name"))
+	require.NoError(t, bound(t.Context(), conn))
 	for setting, want := range map[string]string{
 		"tcp_keepalives_idle": "3", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "2", "tcp_user_timeout": "8000",
 	} {

@@ -1,4 +1,4 @@
-package state
+package database
 
 import (
 	"context"
@@ -20,40 +20,23 @@ var (
 	ErrNotMigrated = errors.New("the database has not been migrated; run `flotilla-os migrate` or set create_database_schema")
 )
 
-// Check reports whether the database can be used now: it answers, it is the
-// primary, sessions are sessions, and all migrations of tables are done.
-// Indexes may still be missing. The first answer takes a few round trips, the
-// later ones one.
-func (m *Manager) Check(ctx context.Context) error {
-	if err := checkPrimary(ctx, m.db); err != nil {
-		return err
-	}
-	if !m.sessionChecked.Load() {
-		if err := checkSessions(ctx, m.db); err != nil {
-			return err
-		}
-		m.sessionChecked.Store(true)
-	}
-	return nil
-}
-
-const selectCheckSQL = `
-SELECT pg_is_in_recovery() AS standby, COALESCE(max(version_id), 0) AS version
-FROM flotilla_migration
-WHERE is_applied`
-
-func checkPrimary(ctx context.Context, db *sqlx.DB) error {
+// CheckPrimary reports whether db answers, is the primary and has all
+// migrations of tables, in one round trip. Indexes may be missing.
+func CheckPrimary(ctx context.Context, db *sqlx.DB) error {
 	var row struct {
 		Standby bool  `db:"standby"`
 		Version int64 `db:"version"`
 	}
-	err := db.GetContext(ctx, &row, selectCheckSQL)
+	err := db.GetContext(ctx, &row, `
+		SELECT pg_is_in_recovery() AS standby, COALESCE(max(version_id), 0) AS version
+		FROM flotilla_migration
+		WHERE is_applied`)
 	var pgErr *pq.Error
 	switch {
 	case errors.As(err, &pgErr) && pgErr.Code == pqerror.UndefinedTable:
 		return ErrNotMigrated
 	case err != nil:
-		return interpretError(err)
+		return err
 	case row.Standby:
 		return ErrStandby
 	case row.Version < newestMigration():
@@ -62,18 +45,16 @@ func checkPrimary(ctx context.Context, db *sqlx.DB) error {
 	return nil
 }
 
-// sessionProbes is how often checkSessions looks. A pooler that is busy with
-// other clients may give one connection the same server session twice.
-const sessionProbes = 3
-
-// checkSessions tells a connection from a place at a transaction pooler: while
-// a second connection holds a transaction, the first must still be in the
-// server session that it was in, and the second in another.
-func checkSessions(ctx context.Context, db *sqlx.DB) error {
-	for range sessionProbes {
+// CheckSessions tells a session connection from a place at a transaction pooler:
+// while a second connection holds a transaction, the first must still be in the
+// server session that it was in, and the second in another. It looks three
+// times, because a pooler that is busy with other clients may give one
+// connection the same server session twice.
+func CheckSessions(ctx context.Context, db *sqlx.DB) error {
+	for range 3 {
 		same, err := probeSessions(ctx, db)
 		if err != nil {
-			return interpretError(err)
+			return err
 		}
 		if !same {
 			return ErrPooled

@@ -1,4 +1,4 @@
-package state
+package database
 
 import (
 	"context"
@@ -64,15 +64,15 @@ func BuildIndexes(ctx context.Context, url string, logger *slog.Logger) (err err
 	// The lock lives as long as this session does; nothing else uses it.
 	conn, err := db.Conn(ctx)
 	if err != nil {
-		return interpretError(err)
+		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
 	if err := pollLock(ctx, conn, indexLock); err != nil {
-		return interpretError(err)
+		return err
 	}
 	for _, want := range indexes {
 		if err := want.build(ctx, conn, logger); err != nil {
-			return fmt.Errorf("index %s: %w", want.name, interpretError(err))
+			return fmt.Errorf("index %s: %w", want.name, err)
 		}
 	}
 	return nil

@@ -1,0 +1,179 @@
+package database
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+)
+
+const (
+	// connectTimeout bounds one attempt to connect if the URL gives no bound.
+	// A request must still have time to report that the database is away.
+	connectTimeout = 5 * time.Second
+	// idleTime is how long a pool keeps an unused connection.
+	idleTime = 5 * time.Minute
+	// cancelGrace is how long a query may run on after its context has ended. A
+	// frozen or unreachable database never confirms the cancellation.
+	cancelGrace = 500 * time.Millisecond
+	// applicationName names our sessions in pg_stat_activity if the URL does not.
+	applicationName = "flotilla-os"
+	// defaultConnections bounds a pool if its configuration does not.
+	defaultConnections = 30
+)
+
+// sessionSettings are set on every new connection. Times are read and written
+// in UTC. The just-in-time compiler is off because compiling the wide list
+// queries takes longer than running them. They are not start parameters
+// because a session pooler refuses those it does not know.
+const sessionSettings = `SET TIME ZONE 'UTC'; SET jit = off`
+
+// PoolConfig bounds a pool of connections; 0 means 30.
+type PoolConfig struct{ MaxOpen, MaxIdle int }
+
+// Open returns a pool of connections to url, a URL or a string of key=value
+// pairs. It does not connect.
+func Open(url string, cfg PoolConfig) (*sqlx.DB, error) {
+	c, err := newConnector(url, 0)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.MaxOpen == 0 {
+		cfg.MaxOpen = defaultConnections
+	}
+	if cfg.MaxIdle == 0 {
+		cfg.MaxIdle = defaultConnections
+	}
+	db := sql.OpenDB(c)
+	db.SetMaxOpenConns(cfg.MaxOpen)
+	db.SetMaxIdleConns(min(cfg.MaxIdle, cfg.MaxOpen))
+	db.SetConnMaxIdleTime(idleTime)
+	return sqlx.NewDb(db, "postgres"), nil
+}
+
+// NewConnector returns a connector that opens the sessions of a pool.
+func NewConnector(url string) (driver.Connector, error) { return newConnector(url, 0) }
+
+// connector opens sessions that have sessionSettings. It gives each a dialer of
+// its own, which ends a session whose query outlives its context.
+type connector struct {
+	cfg pq.Config
+	// replyWithin bounds every read and write of a session; 0 means no bound.
+	replyWithin time.Duration
+}
+
+var _ driver.Connector = connector{}
+
+func newConnector(url string, replyWithin time.Duration) (connector, error) {
+	if url == "" {
+		return connector{}, errors.New("empty connection string")
+	}
+	cfg, err := pq.NewConfig(named(url))
+	if err != nil {
+		// The driver's message may hold the password.
+		return connector{}, errors.New("not a connection string (postgres://user:password@host:5432/database)")
+	}
+	// A query with arguments takes one round trip instead of two (prepare, run).
+	cfg.BinaryParameters = true
+	if cfg.ConnectTimeout == 0 {
+		cfg.ConnectTimeout = connectTimeout
+	}
+	return connector{cfg: cfg, replyWithin: replyWithin}, nil
+}
+
+// named returns url with applicationName as the fallback. The driver honours a
+// fallback only if it reads it from the connection string.
+func named(url string) string {
+	const parameter = "fallback_application_name=" + applicationName
+	switch {
+	case !strings.HasPrefix(url, "postgres://") && !strings.HasPrefix(url, "postgresql://"):
+		return url + " " + parameter
+	case strings.Contains(url, "?"):
+		return url + "&" + parameter
+	}
+	return url + "?" + parameter
+}
+
+// Connect implements driver.Connector.
+func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
+	inner, err := pq.NewConnectorConfig(c.cfg)
+	if err != nil {
+		return nil, err
+	}
+	d := &sessionDialer{watchfulDialer: watchfulDialer{replyWithin: c.replyWithin}}
+	inner.Dialer(d)
+	// The driver looks at ctx only until the TCP connection stands.
+	defer context.AfterFunc(ctx, d.giveUp)()
+	conn, err := inner.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d.established()
+	session, ok := conn.(driver.ExecerContext)
+	if !ok {
+		return nil, errors.Join(errors.New("database: the driver cannot run statements"), conn.Close())
+	}
+	if _, err := session.ExecContext(ctx, sessionSettings, nil); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return conn, nil
+}
+
+// Driver implements driver.Connector.
+func (connector) Driver() driver.Driver { return &pq.Driver{} }
+
+// sessionDialer dials for one session. Once that is established, the driver
+// dials again only to cancel a query whose context has ended; from then on the
+// session has cancelGrace left, after which the query fails. The driver does
+// not use such a session again.
+type sessionDialer struct {
+	watchfulDialer
+
+	mu      sync.Mutex
+	session net.Conn
+	ready   bool
+}
+
+var _ pq.DialerContext = (*sessionDialer)(nil)
+
+// established marks later dials as cancellations.
+func (d *sessionDialer) established() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ready = true
+}
+
+// giveUp ends the attempt to establish a session.
+func (d *sessionDialer) giveUp() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.ready && d.session != nil {
+		_ = d.session.SetDeadline(time.Now())
+	}
+}
+
+// DialContext implements pq.DialerContext.
+func (d *sessionDialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	d.mu.Lock()
+	cancelling := d.ready
+	if cancelling {
+		// Deadlines of a connection are of the wall clock. A closed session
+		// cannot have one and needs none.
+		_ = d.session.SetDeadline(time.Now().Add(cancelGrace))
+	}
+	d.mu.Unlock()
+	conn, err := d.watchfulDialer.DialContext(ctx, network, address)
+	if err == nil && !cancelling {
+		d.mu.Lock()
+		d.session = conn
+		d.mu.Unlock()
+	}
+	return conn, err
+}
