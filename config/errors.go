@@ -6,12 +6,12 @@ import (
 	"strings"
 )
 
-// ValueError says in one line which key holds what it may not hold. It never shows a secret.
+// ValueError is a key that holds what it may not hold. Its text is one line and never shows a secret.
 type ValueError struct {
 	Key     string
-	Held    string // what the key holds, in words or quoted; "nothing" where it is missing
+	Held    string // what the key holds, in words or quoted; "nothing" if it is missing
 	Allowed string // what it may hold
-	Source  string // where the value came from, or empty
+	Source  string // the environment variable that the value came from; empty if it came from the file
 }
 
 func (e *ValueError) Error() string {
@@ -22,7 +22,7 @@ func (e *ValueError) Error() string {
 	return fmt.Sprintf("configuration: %s holds %s; it may hold %s", key, e.Held, e.Allowed)
 }
 
-// Warning is something odd in the configuration that does not stop the start.
+// Warning is a key of the configuration that has no effect.
 type Warning struct {
 	Key     string
 	Message string
@@ -32,19 +32,17 @@ func (w Warning) String() string { return w.Key + ": " + w.Message }
 
 func (f field) error(raw any) *ValueError {
 	held := quote(raw)
-	switch f.tag.Get("mask") {
-	case "url":
-		held = "something that is not one text"
-		if text, ok := scalarText(raw); ok {
-			held = heldURL(text)
+	if f.tag.Get("mask") == "url" {
+		held = "a text that is not an address"
+		text, _ := scalarText(raw)
+		if masked := MaskDatabaseURL(text); masked != "" {
+			held = quote(masked)
 		}
-	case "all":
-		held = "something else"
 	}
 	return &ValueError{Key: f.key, Held: held, Allowed: f.allowed()}
 }
 
-// quote shows a value on one line, shortened where it is long.
+// quote returns a value on one line, shortened if it is long.
 func quote(raw any) string {
 	const longest = 80
 	switch raw.(type) {
@@ -62,24 +60,14 @@ func quote(raw any) string {
 	return fmt.Sprintf("%q", string(text))
 }
 
-func heldURL(text string) string {
-	if text == "" {
-		return "nothing"
-	}
-	if masked := MaskDatabaseURL(text); masked != "" {
-		return quote(masked)
-	}
-	return "a text that is no address"
-}
-
-// MaskDatabaseURL is the address with every password in it replaced by xxxxx, fit for logs. Of a text whose parts
-// cannot be told apart it shows nothing, because any of it might be the password.
+// MaskDatabaseURL returns the address with every password in it replaced by xxxxx, fit for logs. It returns "" for a
+// text whose parts cannot be told apart, because any of it might be the password.
 func MaskDatabaseURL(address string) string {
 	u, err := url.Parse(address)
 	if err != nil || u.Opaque != "" || u.Fragment != "" || u.Scheme == "" || (u.Host == "" && !isPostgres(u)) {
 		return ""
 	}
-	// A password with an unescaped / or ? ends up behind the host, together with the @ that should have ended it.
+	// A password with an unescaped / or ? is parsed into the path or query, together with the @ that should have ended it.
 	if strings.Contains(u.Path+u.RawQuery, "@") {
 		return ""
 	}
@@ -95,7 +83,7 @@ func MaskDatabaseURL(address string) string {
 
 func isPostgres(u *url.URL) bool { return u.Scheme == "postgres" || u.Scheme == "postgresql" }
 
-// validDatabaseURL is whether text can be an address of Postgres; an empty one is left to RequireDatabase.
+// validDatabaseURL reports whether text can be the address of a Postgres. It accepts "", see RequireDatabase.
 func validDatabaseURL(text string) bool {
 	u, err := url.Parse(text)
 	return text == "" || err == nil && isPostgres(u) && MaskDatabaseURL(text) != ""

@@ -49,10 +49,10 @@ func TestLoad(t *testing.T) {
 		},
 		"lists are texts with commas": {
 			file: "eks_clusters: ' prod, dev,'\n",
-			env:  []string{"ENABLED_WORKERS=submit,status"},
+			env:  []string{"WORKER_TYPES=submit,status"},
 			want: func(c *Config) {
 				c.EKS.Clusters = []string{"prod", "dev"}
-				c.Workers.Enabled = []string{"submit", "status"}
+				c.Workers.Types = []string{"submit", "status"}
 			},
 		},
 		"the environment wins over the file": {
@@ -93,13 +93,35 @@ func TestLoad(t *testing.T) {
 				c.HTTP.APITokens = []APIToken{{Name: "a", Access: AccessRead, SHA256: hash}, {Name: "b", Access: AccessWrite, SHA256: hash}}
 			},
 		},
-		"keys of the AWS parts are kept": {
-			file: "emr_job_role_arn: arn:x\nqueue_retention_seconds: 604800\n",
-			env:  []string{"EMR_JOB_ROLE_ARN=arn:y"},
+		"a mapping of YAML, whose names lose their case": {
+			file: "ara:\n  cluster_max_memory:\n    Prod-1: 64000\n    arn:aws:eks:us-east-1:1:cluster/a.b: '32000'\n",
 			want: func(c *Config) {
-				c.EMR = map[string]string{"emr_job_role_arn": "arn:y"}
-				c.Queue = map[string]string{"queue_retention_seconds": "604800"}
+				c.ARA.ClusterMaxMemory = map[string]int64{"prod-1": 64000, "arn:aws:eks:us-east-1:1:cluster/a.b": 32000}
 			},
+		},
+		"a mapping of JSON": {
+			env:  []string{`ARA_CLUSTER_MAX_MEMORY= {"Prod-1": 64000, "dev": "32000"}`},
+			want: func(c *Config) { c.ARA.ClusterMaxMemory = map[string]int64{"prod-1": 64000, "dev": 32000} },
+		},
+		"a mapping of pairs": {
+			env:  []string{"ARA_CLUSTER_MAX_MEMORY=Prod-1=64000, dev = 32000"},
+			want: func(c *Config) { c.ARA.ClusterMaxMemory = map[string]int64{"prod-1": 64000, "dev": 32000} },
+		},
+		"an empty mapping": {
+			file: "ara: {cluster_max_memory: {}}\n",
+			want: func(c *Config) { c.ARA.ClusterMaxMemory = map[string]int64{} },
+		},
+		"tags as a mapping": {
+			file: "metrics_dogstatsd_tags: {team: data, env: prod}\n",
+			want: func(c *Config) { c.Metrics.DogStatsDTags = []string{"env:prod", "team:data"} },
+		},
+		"tags as a text": {
+			file: "metrics_dogstatsd_tags: team:data, env:prod\n",
+			want: func(c *Config) { c.Metrics.DogStatsDTags = []string{"team:data", "env:prod"} },
+		},
+		"no worker at all": {
+			file: "worker_types: []\n",
+			want: func(c *Config) { c.Workers.Types = nil },
 		},
 		"variables of other projects": {
 			env: []string{"KUBECONFIG=/a:/b", "OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318", "OTEL_SERVICE_NAME=jobs"},
@@ -108,7 +130,7 @@ func TestLoad(t *testing.T) {
 				c.Tracing = Tracing{Enabled: true, ServiceName: "jobs"}
 			},
 		},
-		"traces are off where the SDK is disabled": {
+		"traces are off if the SDK is disabled": {
 			env:  []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318", "OTEL_SDK_DISABLED=true"},
 			want: func(*Config) {},
 		},
@@ -116,7 +138,6 @@ func TestLoad(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			want := Default()
-			want.EMR, want.Queue = map[string]string{}, map[string]string{}
 			tc.want(&want)
 			got, warnings, err := Load(folderWith(t, tc.file), tc.env)
 			require.NoError(t, err)
@@ -133,7 +154,7 @@ func TestLoadRefuses(t *testing.T) {
 		env  []string
 		want string
 	}{
-		"a duration that is none": {
+		"a word as a duration": {
 			file: "http_server_read_timeout_seconds: soon\n",
 			want: `configuration: http_server_read_timeout_seconds holds "soon"; it may hold a duration such as 5s or 10m, or a number of seconds from 1ms to 1h`,
 		},
@@ -145,7 +166,7 @@ func TestLoadRefuses(t *testing.T) {
 			file: "claim_lease: true\n",
 			want: `configuration: claim_lease holds "true"; it may hold a duration such as 5s or 10m, or a number of seconds from 1s to 1h`,
 		},
-		"a number of the environment that is none": {
+		"a number of the environment that is not one": {
 			env:  []string{"ARA_SAMPLE=many\nlines"},
 			want: `configuration: ara.sample (environment variable ARA_SAMPLE) holds "many\nlines"; it may hold a whole number from 1 to 10000`,
 		},
@@ -170,12 +191,32 @@ func TestLoadRefuses(t *testing.T) {
 			want: `configuration: metrics_client holds "statsd"; it may hold one of prometheus, dogstatsd, none`,
 		},
 		"a worker that does not exist": {
-			file: "enabled_workers: [submit, events]\n",
-			want: `configuration: enabled_workers holds "submit,events"; it may hold a list (YAML, or separated by commas) of any of submit, retry, status`,
+			file: "worker_types: [submit, events]\n",
+			want: `configuration: worker_types holds "submit,events"; it may hold a list (YAML, or separated by commas) of any of submit, retry, status`,
 		},
 		"a worker count that is negative": {
 			file: "worker: {eks: {submit_worker_count_per_instance: -1}}\n",
 			want: `configuration: worker.eks.submit_worker_count_per_instance holds "-1"; it may hold a whole number from 0 to 1000`,
+		},
+		"a mapping to something else than numbers": {
+			file: "ara: {cluster_max_memory: {prod: much}}\n",
+			want: `configuration: ara.cluster_max_memory holds a mapping; it may hold a mapping (YAML, JSON, or a=1,b=2) of names to whole numbers from 1 to 1000000000`,
+		},
+		"a text that is not a mapping": {
+			env:  []string{"ARA_CLUSTER_MAX_MEMORY=prod=1,dev"},
+			want: `configuration: ara.cluster_max_memory (environment variable ARA_CLUSTER_MAX_MEMORY) holds "prod=1,dev"; it may hold a mapping (YAML, JSON, or a=1,b=2) of names to whole numbers from 1 to 1000000000`,
+		},
+		"one name twice": {
+			env:  []string{"ARA_CLUSTER_MAX_MEMORY=prod=1,prod=2"},
+			want: `configuration: ara.cluster_max_memory (environment variable ARA_CLUSTER_MAX_MEMORY) holds "prod=1,prod=2"; it may hold a mapping (YAML, JSON, or a=1,b=2) of names to whole numbers from 1 to 1000000000`,
+		},
+		"JSON that is not whole": {
+			env:  []string{`ARA_CLUSTER_MAX_MEMORY={"prod": 1`},
+			want: `configuration: ara.cluster_max_memory (environment variable ARA_CLUSTER_MAX_MEMORY) holds "{\"prod\": 1"; it may hold a mapping (YAML, JSON, or a=1,b=2) of names to whole numbers from 1 to 1000000000`,
+		},
+		"a worker count of the environment that is too large": {
+			env:  []string{"WORKER_EKS_SPARK_RETRY_WORKER_COUNT_PER_INSTANCE=1001"},
+			want: `configuration: worker.eks-spark.retry_worker_count_per_instance (environment variable WORKER_EKS_SPARK_RETRY_WORKER_COUNT_PER_INSTANCE) holds "1001"; it may hold a whole number from 0 to 1000`,
 		},
 		"a text that must not be empty": {
 			file: "eks_job_namespace: ''\n",
@@ -203,9 +244,9 @@ func TestLoadRefuses(t *testing.T) {
 		},
 		"a value where a group belongs": {
 			file: "ara: false\n",
-			want: `configuration: ara holds "false"; it may hold a mapping of keys such as cpu_multiplier`,
+			want: `configuration: ara holds "false"; it may hold a mapping of keys such as cluster_max_memory`,
 		},
-		"a port that is none": {
+		"an address without a port": {
 			file: "http_server_listen_address: localhost\n",
 			want: `configuration: http_server_listen_address holds "localhost"; it may hold an address and a port such as :5000 or 127.0.0.1:5000`,
 		},
@@ -227,11 +268,11 @@ func TestLoadRefuses(t *testing.T) {
 		},
 		"a password whose slash makes the address ambiguous": {
 			file: "readonly_database_url: postgres://user:12/geheim@host/db\n",
-			want: `configuration: readonly_database_url holds a text that is no address; it may hold a Postgres address such as postgres://user:password@host:5432/flotilla?sslmode=require`,
+			want: `configuration: readonly_database_url holds a text that is not an address; it may hold a Postgres address such as postgres://user:password@host:5432/flotilla?sslmode=require`,
 		},
 		"a database address that cannot be read": {
 			env:  []string{"DATABASE_URL=postgres://user:gehe%im@host/db"},
-			want: `configuration: database_url (environment variable DATABASE_URL) holds a text that is no address; it may hold a Postgres address such as postgres://user:password@host:5432/flotilla?sslmode=require`,
+			want: `configuration: database_url (environment variable DATABASE_URL) holds a text that is not an address; it may hold a Postgres address such as postgres://user:password@host:5432/flotilla?sslmode=require`,
 		},
 		"a token in clear, which is not shown": {
 			file: "http_server_api_tokens: ['ci:write:geheim']\n",
@@ -281,17 +322,83 @@ func TestLoadWithoutFile(t *testing.T) {
 	}
 }
 
-func TestUnknownKeysAreWarnedOfAndKnownOnesWithoutEffectAreNot(t *testing.T) {
+// oldFile is a file as existing deployments have it: worker types that the program before never read, and keys that
+// have no effect here, for ever or yet.
+const oldFile = `
+enabled_workers: [retry, submit]
+eks_clusters: prod, dev
+eks_job_queue: jobs
+eks_status_queue: status
+eks_events_queue: events
+eks_exception_extractor_url: http://extractor
+eks_cluster_override: [a]
+eks_gpu_cluster_override: [a]
+eks_log_driver_name: awslogs
+eks_log_driver_options_awslogs-group: g
+eks_log_driver_options_s3_bucket_name: logs
+eks_log_driver_options_s3_bucket_root_dir: runs
+eks_log_namespace: ""
+eks_manifest_storage_options_region: us-east-1
+eks_manifest_storage_options_s3_bucket_name: manifests
+eks_manifest_storage_options_s3_bucket_root_dir:
+redis_address: localhost
+redis_db: 0
+base_uri: http://localhost:5000
+check_image_validity: false
+state_manager: postgres
+cluster_client: eks
+logs_client: eks
+queue_manager: sqs
+queue_namespace: dev
+queue_process_time: 45
+queue_retention_seconds: 604800
+execution_engine: eks
+emr_job_queue: emr
+emr_job_namespace: spark
+worker: {ecs: {retry_worker_count_per_instance: 1}}
+`
+
+// The program before ran every worker, whatever enabled_workers said.
+func TestAnOldFileStartsEveryWorkerAndWarnsOnceOfEachKeyWithoutEffect(t *testing.T) {
+	t.Parallel()
+	for name, environ := range map[string][]string{"the file alone": nil, "and its variable": {"ENABLED_WORKERS=retry"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c, warnings, err := Load(folderWith(t, oldFile), environ)
+			require.NoError(t, err)
+			assert.ElementsMatch(t, []string{WorkerSubmit, WorkerRetry, WorkerStatus}, c.Workers.Types)
+			assert.Equal(t, []Warning{
+				{"eks_events_queue", "this key has no effect yet"},
+				{"eks_log_driver_options_s3_bucket_name", "this key has no effect yet"},
+				{"eks_log_driver_options_s3_bucket_root_dir", "this key has no effect yet"},
+				{"eks_manifest_storage_options_region", "this key has no effect yet"},
+				{"eks_manifest_storage_options_s3_bucket_name", "this key has no effect yet"},
+				{"emr_job_namespace", "this key has no effect yet"},
+				{"enabled_workers", "this key has no effect; worker_types names the workers of this server"},
+				{"queue_process_time", "this key has no effect yet"},
+			}, warnings)
+		})
+	}
+}
+
+func TestAVariableWithoutEffectIsWarnedOf(t *testing.T) {
+	t.Parallel()
+	_, warnings, err := Load("", []string{"ENABLED_WORKERS=submit", "EKS_LOG_NAMESPACE=ns", "QUEUE_LENGTH=of another program"})
+	require.NoError(t, err)
+	assert.Equal(t, []Warning{
+		{"eks_log_namespace", "this key has no effect yet"},
+		{"enabled_workers", "this key has no effect; worker_types names the workers of this server"},
+	}, warnings)
+}
+
+func TestUnknownKeysAreWarnedOf(t *testing.T) {
 	t.Parallel()
 	_, warnings, err := Load(folderWith(t, `
 eks_clusterz: prod
-ara: {maximum: 5}
+ara: {maximum: 5, cluster_max_memory: {prod: 5}}
+metrics_dogstatsd_tags: {env: prod}
 worker: {eks: {sumbit_worker_count_per_instance: 1}}
-redis_address: localhost
-redis_db: 0
-eks_log_driver_options_awslogs-group: g
-emr_anything: {nested: 1}
-`+strings.Join(inertKeys(), ": x\n")+": x\n"), nil)
+`), nil)
 	require.NoError(t, err)
 	var keys []string
 	for _, w := range warnings {
@@ -299,6 +406,15 @@ emr_anything: {nested: 1}
 		assert.Contains(t, w.String(), "not known")
 	}
 	assert.Equal(t, []string{"ara.maximum", "eks_clusterz", "worker.eks.sumbit_worker_count_per_instance"}, keys)
+}
+
+func TestTheMemoryOfAClusterIsFoundWhateverTheCaseOfItsName(t *testing.T) {
+	t.Parallel()
+	c, _, err := Load(folderWith(t, "ara: {cluster_max_memory: {Prod: 5}}\n"), nil)
+	require.NoError(t, err)
+	assert.EqualValues(t, 5, c.ARA.MaxMemoryOf("Prod"))
+	assert.EqualValues(t, 5, c.ARA.MaxMemoryOf("prod"))
+	assert.Zero(t, c.ARA.MaxMemoryOf("dev"))
 }
 
 func TestRequireDatabase(t *testing.T) {

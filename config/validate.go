@@ -4,174 +4,123 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net"
-	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 )
 
-// Validate checks every value, also of a Config that was built in code. The error is a *ValueError about the first
-// key that holds what it may not.
-func (c *Config) Validate() error {
-	for _, f := range fields(c) {
-		if !f.valid() {
-			return f.error(f.shown())
-		}
-	}
-	checks := []func() error{c.validateTokens, c.validateAddresses, c.validateNames, c.validateARA, c.validateRetry}
-	for _, check := range checks {
-		if err := check(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
+var (
+	// variableName is what shells and Kubernetes both accept as the name of an environment variable.
+	variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	// namespaceName is a DNS label of RFC 1123, as every name of a Kubernetes namespace is.
+	namespaceName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+)
 
-// RequireDatabase is the check of commands that cannot start a database of their own.
+// RequireDatabase returns an error if database_url is not set, for commands that cannot start a database of their own.
 func (c *Config) RequireDatabase() error {
 	if c.DatabaseURL != "" {
 		return nil
 	}
-	f := field{key: "database_url", tag: `mask:"url"`}
-	return &ValueError{Key: f.key, Held: "nothing", Allowed: f.allowed()}
+	return &ValueError{Key: "database_url", Held: "nothing", Allowed: field{tag: `mask:"url"`}.allowed()}
 }
 
-func (f field) valid() bool {
-	switch f.value.Type() {
-	case durationType:
-		d := time.Duration(f.value.Int())
-		return d >= f.durationTag("min") && d <= f.durationTag("max")
-	case stringsType:
-		return f.validList()
+// validate checks what the tags cannot: forms that only one key has, and keys that bound each other. The error is a
+// *ValueError.
+func (c *Config) validate() error {
+	refuse := func(key string, held any, allowed string, args ...any) error {
+		return &ValueError{Key: key, Held: quote(held), Allowed: fmt.Sprintf(allowed, args...)}
 	}
-	switch f.value.Kind() {
-	case reflect.Int, reflect.Int64:
-		return float64(f.value.Int()) >= f.numberTag("min") && float64(f.value.Int()) <= f.numberTag("max")
-	case reflect.Float64:
-		return f.value.Float() >= f.numberTag("min") && f.value.Float() <= f.numberTag("max")
-	case reflect.String:
-		return f.validText()
+	_, port, err := net.SplitHostPort(c.HTTP.ListenAddress)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
 	}
-	return true
-}
-
-func (f field) validText() bool {
-	text := f.value.String()
 	switch {
-	case f.tag.Get("required") != "" && text == "":
-		return false
-	case f.tag.Get("mask") == "url":
-		return validDatabaseURL(text)
-	case f.tag.Get("oneof") != "":
-		return slices.Contains(strings.Split(f.tag.Get("oneof"), ","), text)
+	case err != nil:
+		return refuse("http_server_listen_address", c.HTTP.ListenAddress,
+			"an address and a port such as :5000 or 127.0.0.1:5000")
+	case c.Metrics.Client == MetricsDogStatsD && c.Metrics.DogStatsDAddress == "":
+		return refuse("metrics_dogstatsd_address", nil,
+			"the agent's address such as 127.0.0.1:8125 or unix:///var/run/datadog/dsd.socket")
+	case !variableName.MatchString(c.OwnerIDVar):
+		return refuse("owner_id_var", c.OwnerIDVar, "the name of an environment variable such as FLOTILLA_RUN_OWNER_ID")
+	case !namespaceName.MatchString(c.EKS.JobNamespace):
+		return refuse("eks_job_namespace", c.EKS.JobNamespace,
+			"the name of a Kubernetes namespace: at most 63 small letters, digits and dashes between them")
+	case c.Local.Enabled && slices.Contains(c.EKS.Clusters, c.Local.ClusterName):
+		return refuse("local.cluster_name", c.Local.ClusterName, "a name that is not among eks_clusters")
+	case c.Retry.MaxDelay < c.Retry.BaseDelay:
+		return refuse("retry_max_delay", c.Retry.MaxDelay,
+			"a duration of at least retry_base_delay, which holds %s", c.Retry.BaseDelay)
 	}
-	return true
-}
-
-func (f field) validList() bool {
-	one := f.tag.Get("oneof")
-	if one == "" {
-		return true
-	}
-	list, ok := f.value.Interface().([]string)
-	return ok && !slices.ContainsFunc(list, func(item string) bool {
-		return !slices.Contains(strings.Split(one, ","), item)
-	})
-}
-
-// shown is the value as an error quotes it.
-func (f field) shown() any {
-	if list, ok := f.value.Interface().([]string); ok {
-		return strings.Join(list, ",")
-	}
-	return f.value.Interface()
-}
-
-func (f field) durationTag(name string) time.Duration {
-	d, err := parseDuration(f.tag.Get(name))
-	if err != nil {
-		panic(fmt.Sprintf("config: the tag %s of %s is no duration", name, f.key))
-	}
-	return d
-}
-
-func (f field) numberTag(name string) float64 {
-	x, ok := parseFloat(f.tag.Get(name))
-	if !ok {
-		panic(fmt.Sprintf("config: the tag %s of %s is no number", name, f.key))
-	}
-	return x
-}
-
-func (c *Config) validateTokens() error {
-	seen := map[string]bool{}
-	for i, token := range c.HTTP.APITokens {
-		sum, err := hex.DecodeString(token.SHA256)
-		const sha256Size = 32
-		held := ""
-		switch {
-		case token.Name == "" || seen[token.Name]:
-			held = "a name that is empty or was used before"
-		case token.Access != AccessRead && token.Access != AccessWrite:
-			held = "an access that is neither read nor write"
-		case err != nil || len(sum) != sha256Size:
-			held = "a SHA-256 that is not 64 hex digits"
-		}
-		if held != "" {
-			held = fmt.Sprintf("an entry (number %d) with %s", i+1, held)
-			return &ValueError{Key: "http_server_api_tokens", Held: held, Allowed: tokensAllowed}
-		}
-		seen[token.Name] = true
-	}
-	return nil
-}
-
-func (c *Config) validateAddresses() error {
-	if !validListenAddress(c.HTTP.ListenAddress) {
-		return &ValueError{Key: "http_server_listen_address", Held: quote(c.HTTP.ListenAddress),
-			Allowed: "an address and a port such as :5000 or 127.0.0.1:5000"}
-	}
-	if c.Metrics.Client == MetricsDogStatsD && c.Metrics.DogStatsDAddress == "" {
-		return &ValueError{Key: "metrics_dogstatsd_address", Held: "nothing",
-			Allowed: "the agent's address such as 127.0.0.1:8125 or unix:///var/run/datadog/dsd.socket"}
-	}
-	return nil
-}
-
-func validListenAddress(address string) bool {
-	_, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return false
-	}
-	_, err = strconv.ParseUint(port, 10, 16)
-	return err == nil
-}
-
-func (c *Config) validateARA() error {
-	a := c.ARA
 	for _, bound := range []struct {
 		key      string
 		max, min int64
 		minKey   string
 	}{
-		{"ara.max_cpu", a.MaxCPU, a.MinCPU, "ara.min_cpu"},
-		{"ara.max_cpu_gpu", a.MaxCPUGPU, a.MinCPU, "ara.min_cpu"},
-		{"ara.max_memory", a.MaxMemory, a.MinMemory, "ara.min_memory"},
-		{"ara.max_memory_gpu", a.MaxMemoryGPU, a.MinMemory, "ara.min_memory"},
+		{"ara.max_cpu", c.ARA.MaxCPU, c.ARA.MinCPU, "ara.min_cpu"},
+		{"ara.max_cpu_gpu", c.ARA.MaxCPUGPU, c.ARA.MinCPU, "ara.min_cpu"},
+		{"ara.max_memory", c.ARA.MaxMemory, c.ARA.MinMemory, "ara.min_memory"},
+		{"ara.max_memory_gpu", c.ARA.MaxMemoryGPU, c.ARA.MinMemory, "ara.min_memory"},
 	} {
 		if bound.max < bound.min {
-			return &ValueError{Key: bound.key, Held: quote(bound.max),
-				Allowed: fmt.Sprintf("a whole number of at least %s, which holds %d", bound.minKey, bound.min)}
+			return refuse(bound.key, bound.max, "a whole number of at least %s, which holds %d", bound.minKey, bound.min)
 		}
 	}
 	return nil
 }
 
-func (c *Config) validateRetry() error {
-	if c.Retry.MaxDelay < c.Retry.BaseDelay {
-		return &ValueError{Key: "retry_max_delay", Held: quote(c.Retry.MaxDelay),
-			Allowed: fmt.Sprintf("a duration of at least retry_base_delay, which holds %s", c.Retry.BaseDelay)}
+const tokensAllowed = "a list of entries name:read:<sha256 of the token, 64 hex digits> or name:write:<sha256>, " +
+	"or of mappings with name, access and sha256, each name once"
+
+// parseTokens reads the entries name:read|write:<sha256>, as a list or separated by commas, or mappings with the
+// members name, access and sha256. No message shows an entry: it may hold the token itself by mistake.
+func parseTokens(key string, raw any) ([]APIToken, error) {
+	refuse := func(held string, args ...any) error {
+		return &ValueError{Key: key, Held: fmt.Sprintf(held, args...), Allowed: tokensAllowed}
 	}
-	return nil
+	items, ok := raw.([]any)
+	if !ok {
+		list, ok := parseList(raw)
+		if !ok {
+			return nil, refuse("something that is not a list")
+		}
+		for _, entry := range list {
+			items = append(items, entry)
+		}
+	}
+	var tokens []APIToken
+	for i, item := range items {
+		parts := make([]string, 3)
+		switch v := item.(type) {
+		case map[string]any:
+			for j, member := range []string{"name", "access", "sha256"} {
+				parts[j], _ = scalarText(v[member])
+			}
+			ok = len(v) == len(parts)
+		default:
+			text, _ := scalarText(item)
+			parts = strings.Split(text, ":")
+			ok = len(parts) == 3
+		}
+		if !ok {
+			return nil, refuse("an entry (number %d) of another form", i+1)
+		}
+		token := APIToken{
+			Name: strings.TrimSpace(parts[0]), Access: strings.TrimSpace(parts[1]),
+			SHA256: strings.ToLower(strings.TrimSpace(parts[2])),
+		}
+		const sha256Size = 32
+		sum, err := hex.DecodeString(token.SHA256)
+		switch {
+		case token.Name == "" || slices.ContainsFunc(tokens, func(t APIToken) bool { return t.Name == token.Name }):
+			return nil, refuse("an entry (number %d) with a name that is empty or was used before", i+1)
+		case token.Access != AccessRead && token.Access != AccessWrite:
+			return nil, refuse("an entry (number %d) with an access that is neither read nor write", i+1)
+		case err != nil || len(sum) != sha256Size:
+			return nil, refuse("an entry (number %d) with a SHA-256 that is not 64 hex digits", i+1)
+		}
+		tokens = append(tokens, token)
+	}
+	return tokens, nil
 }

@@ -114,7 +114,7 @@ func crashWhileFull(s *stage) {
 
 // queueUntouched stores a run that no worker has seen yet.
 func queueUntouched(s *stage) {
-	server := s.start("a", "ENABLED_WORKERS=retry")
+	server := s.start("a", "WORKER_TYPES=retry")
 	require.NotEmpty(s.t, server.launch(server.define(s.command(""))))
 	server.kill()
 }

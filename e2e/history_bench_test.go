@@ -52,7 +52,7 @@ func firstPages() []struct{ name, path string } {
 }
 
 func benchFirstPages(b *testing.B, in *installation, pg *pgtest.Server) {
-	server := in.start("pages", "ENABLED_WORKERS=retry,status")
+	server := in.start("pages", "WORKER_TYPES=retry,status")
 	client := newBenchClient(b, 1)
 	ref := pgtest.MeasureReference(b, pg.URL("bench"), 1)
 	for _, page := range firstPages() {

@@ -74,7 +74,7 @@ func benchSubmit(b *testing.B, in *installation) {
 // to it and it to the database.
 func startForSubmitting(b *testing.B, in *installation, workers string) (*server, *submitters) {
 	b.Helper()
-	server := in.start("submit", "ENABLED_WORKERS="+workers)
+	server := in.start("submit", "WORKER_TYPES="+workers)
 	s := newSubmitters(b, server)
 	s.submit(b, submitRound/2)
 	return server, s
@@ -137,7 +137,7 @@ type pgbench struct {
 // newPgbench submits one run and makes a script of its row.
 func newPgbench(b *testing.B, in *installation) *pgbench {
 	b.Helper()
-	server := in.start("row", "ENABLED_WORKERS=retry,status")
+	server := in.start("row", "WORKER_TYPES=retry,status")
 	server.mustCall(http.MethodPost, "/task", object{
 		"alias": benchAlias, "image": "none", "group_name": "bench", "command": "true",
 	}, nil)

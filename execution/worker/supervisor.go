@@ -73,7 +73,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	counts := map[state.WorkerType]chan int{}
 	for kind, w := range s.workers() {
-		if !slices.Contains(s.Config.Workers.Enabled, string(kind)) {
+		if !slices.Contains(s.Config.Workers.Types, string(kind)) {
 			s.Logger.Info("worker type not enabled on this server", "worker_type", kind)
 			continue
 		}

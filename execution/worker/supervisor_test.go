@@ -43,7 +43,7 @@ func TestSupervisorFollowsTheCounts(t *testing.T) {
 func TestSupervisorStartsOnlyWhatIsEnabled(t *testing.T) {
 	t.Parallel()
 	w := makeWorld(t, newFakeEngine())
-	w.Config.Workers.Enabled = []string{"retry"}
+	w.Config.Workers.Types = []string{"retry"}
 	stop := startSupervisor(t, w)
 	w.store.await(t, "retries", 1)
 	require.Eventually(t, func() bool { return w.locker.times(leadUpkeep) == 1 }, patience, time.Millisecond)
