@@ -73,7 +73,7 @@ func TestInvalidRunsAreInvalidToTheAPIServer(t *testing.T) {
 		"no image":          {func(in *Input) { in.Run.Image = "" }, "image: Required value"},
 		"a service account": {func(in *Input) { in.Run.ServiceAccount = new("Not A Name") }, "serviceAccountName"},
 		"a limit below the request": {
-			func(in *Input) { in.Resources.MemoryLimit = in.Resources.Memory - 1 }, "must be less than or equal to memory limit"},
+			func(in *Input) { in.Resources.Limit.Memory = in.Resources.Memory - 1 }, "must be less than or equal to memory limit"},
 		"a negative size": {func(in *Input) { in.Resources.CPU = -250 }, "must be greater than or equal to 0"},
 		"a run's id":      {func(in *Input) { in.Run.RunID = "eks-Not_A_Name" }, "metadata.name"},
 	} {
