@@ -2,7 +2,6 @@ package state_test
 
 import (
 	"encoding/json"
-	"os"
 	"testing"
 	"time"
 
@@ -14,141 +13,88 @@ import (
 	"github.com/stitchfix/flotilla-os/state/statetest"
 )
 
-// oldDatabase is a database of the program before this one.
-func oldDatabase(t testing.TB) *pgtest.DB {
-	t.Helper()
-	db := pgtest.New(t)
-	script, err := os.ReadFile("testdata/old_database.sql")
-	require.NoError(t, err)
-	_, err = db.Open(t).ExecContext(t.Context(), string(script))
-	require.NoError(t, err)
-	return db
-}
+// oddRowsSQL adds to an old database every oddity that has been met.
+const oddRowsSQL = `
+INSERT INTO task_def (definition_id, alias, image, group_name, container_name, adaptive_resource_allocation, requires_docker, env) VALUES
+	('def-off', 'off', 'i', 'g', 'def-off', false, true, '{"A": "b"}');
+INSERT INTO tags VALUES ('');
+INSERT INTO task_def_tags VALUES ('', 'def-off');
+INSERT INTO task (run_id, engine, status, command, command_hash, queued_at) VALUES
+	('spark-active', 'eks-spark', 'RUNNING', 'x', NULL, now() - interval '1 hour'),
+	('spark-queued', 'eks-spark', 'QUEUED', 'x', 'y', now() - interval '3 days'),
+	('spark-over', 'eks-spark', 'STOPPED', 'x', NULL, now() - interval '1 hour'),
+	('eks-wrong-hash', 'eks', 'PENDING', 'x', 'of a description', now());
+INSERT INTO task (run_id, env, labels, pod_events, cloudtrail_notifications, spark_extension, execution_request_custom, spawned_runs, run_exceptions)
+SELECT 'eks-odd-' || row_number() OVER (), odd, odd, odd, odd, odd, odd, odd, odd
+FROM unnest(ARRAY['5', '"text"', 'true', '[5]', '{"a": [1]}', '[{"name": "A", "value": 5, "timestamp": ""}]']::jsonb[]) AS odd;
+INSERT INTO task (run_id, env, labels, pod_events, cloudtrail_notifications) VALUES ('eks-fine', '[{"name": "A"}, {"name": "B", "value": null}]',
+	'{"a": "b"}', '[{"timestamp": "2026-11-20T10:00:00Z", "event_type": "Normal"}, {"timestamp": null}]', '{"Records": null}');
+UPDATE cluster_state SET status_since = now() - interval '1 year', updated_at = now() - interval '1 year';
+INSERT INTO cluster_state (name, region, status, updated_at) VALUES ('moon', 'r', 'offline', now() - interval '1 year'), ('new', 'r', 'active', now());`
 
-// takeOver is a Manager of a migrated oldDatabase.
-func takeOver(t testing.TB) store {
-	t.Helper()
+func TestATakeoverIsInspectedBeforeTheMigration(t *testing.T) {
+	t.Parallel()
 	db := oldDatabase(t)
+	pool := db.Open(t)
+	_, err := pool.ExecContext(t.Context(), oddRowsSQL)
+	require.NoError(t, err)
+	report, err := state.InspectTakeover(t.Context(), db.URL, time.Hour)
+	require.NoError(t, err)
+
+	assert.False(t, report.TakenOver)
+	assert.Equal(t, state.Findings{Count: 1, IDs: []string{"def-off"}}, report.ARAOff)
+	assert.Equal(t, state.Findings{Count: 1, IDs: []string{"def-off"}}, report.RequiresDocker)
+	assert.Equal(t, state.Findings{Count: 1, IDs: []string{"def-off"}}, report.EmptyTags)
+	assert.Equal(t, state.Findings{Count: 2, IDs: []string{"spark-active", "spark-queued"}}, report.ActiveSpark)
+	assert.EqualValues(t, 3, report.SparkRuns)
+	assert.Equal(t, state.Findings{Count: 1, IDs: []string{"eks-lost-in-queue"}}, report.LostInQueue)
+	assert.EqualValues(t, 3, report.ActiveWithoutHash.Count)
+	assert.Equal(t, state.Findings{Count: 1, IDs: []string{"eks-wrong-hash"}}, report.ActiveWrongHash)
+	assert.EqualValues(t, 3, report.DuplicateWorkers.Count)
+	clusters := map[string]state.TakeoverCluster{}
+	for _, c := range report.Clusters {
+		clusters[c.Name] = c
+	}
+	assert.False(t, clusters["sun"].Stale, "it has runs")
+	assert.EqualValues(t, 2, clusters["sun"].Rows)
+	assert.True(t, clusters["moon"].Stale)
+	assert.False(t, clusters["new"].Stale)
+
+	odd := map[string]int64{}
+	for _, c := range report.OddJSON {
+		odd[c.Table+"."+c.Column] = c.Count
+		assert.NotContains(t, c.IDs, "eks-fine")
+		assert.NotContains(t, c.IDs, "eks-json-nulls")
+		assert.LessOrEqual(t, len(c.IDs), 5)
+	}
+	assert.Equal(t, map[string]int64{
+		"task.env": 6, "task_def.env": 1, "task.labels": 6, "task.pod_events": 6, "task.cloudtrail_notifications": 5, "task.spark_extension": 5,
+		"task.execution_request_custom": 5, "task.spawned_runs": 5, "task.run_exceptions": 6,
+	}, odd)
+
+	assert.Contains(t, report.Schema.Missing, "task.claimed_by")
+	assert.Contains(t, report.Schema.Missing, "flotilla_node")
+	assert.NotContains(t, report.Schema.Missing, "task.run_id")
+	assert.Len(t, report.Schema.ForeignKeys, 1)
+	assert.Empty(t, report.Schema.NotOwned)
+	assert.Contains(t, report.Schema.MissingIndexes, "flotilla_task_live")
+	assert.NotContains(t, report.Schema.MissingIndexes, "flotilla_task_env", "it is there under another name")
+	assert.NotEmpty(t, report.Schema.UnusedIndexes)
+	_, err = json.Marshal(report)
+	require.NoError(t, err)
+
 	require.NoError(t, statetest.Migrate(t.Context(), db.URL))
-	s := store{Manager: statetest.Open(t, db.URL), url: db.URL, db: db.Open(t)}
-	require.NoError(t, s.Check(t.Context()))
-	return s
+	report, err = state.InspectTakeover(t.Context(), db.URL, time.Hour)
+	require.NoError(t, err)
+	assert.Empty(t, report.Schema.Missing)
+	assert.Empty(t, report.Schema.MissingIndexes)
+	assert.Empty(t, report.Schema.ForeignKeys)
 }
 
-func TestAnOldDatabaseIsTakenOver(t *testing.T) {
+func TestATakeoverOfAnEmptyDatabaseIsInspected(t *testing.T) {
 	t.Parallel()
-	s := takeOver(t)
-	assert.Equal(t, 1, ask[int](t, s, `SELECT count(*) FROM pg_indexes WHERE indexdef LIKE '%gin (env%'`),
-		"an index that is there under another name is not built twice")
-	assert.Equal(t, 1, ask[int](t, s, `SELECT count(*) FROM information_schema.columns
-		WHERE table_name = 'task' AND column_name = 'metrics'`), "columns that are not ours stay")
-
-	full, err := s.GetDefinition(t.Context(), "def-full")
+	report, err := state.InspectTakeover(t.Context(), pgtest.New(t).URL, time.Hour)
 	require.NoError(t, err)
-	assert.Equal(t, []string{"blue", "green"}, full.Tags)
-	assert.Equal(t, []int64{80}, full.Ports)
-	definitions, err := s.ListDefinitions(t.Context(), state.ListOptions{Limit: 10})
-	require.NoError(t, err)
-	assert.Len(t, definitions.Definitions, 3)
-	updated, err := s.UpdateDefinition(t.Context(), "def-full", state.DefinitionUpdate{Tags: &[]string{"green"}})
-	require.NoError(t, err)
-	assert.Equal(t, []string{"green"}, updated.Tags)
-
-	latest, err := s.GetTemplateVersion(t.Context(), "old", nil)
-	require.NoError(t, err)
-	assert.Equal(t, "tpl-2", latest.TemplateID)
-	again, did, err := s.CreateTemplate(t.Context(), latest)
-	require.NoError(t, err)
-	assert.False(t, did, "%+v", again)
-
-	workers, err := s.ListWorkers(t.Context(), state.EKSEngine)
-	require.NoError(t, err)
-	assert.Len(t, workers, 3)
-	clusters, err := s.ListClusters(t.Context())
-	require.NoError(t, err)
-	require.Len(t, clusters, 1)
-	assert.Equal(t, "us-east-1", clusters[0].Region)
-}
-
-func TestTheRunsOfAnOldDatabaseAreReadable(t *testing.T) {
-	t.Parallel()
-	s := takeOver(t)
-	for _, sortBy := range []string{"group_name", "queued_at", "started_at"} {
-		for _, order := range []string{state.OrderAscending, state.OrderDescending} {
-			ids, total := s.runIDs(t, state.ListOptions{SortBy: sortBy, Order: order})
-			assert.Len(t, ids, 6)
-			assert.Equal(t, 6, total, "a run of an engine that is no more is shown when asked for")
-		}
-	}
-	for _, id := range []string{"eks-nothing", "eks-json-nulls", "ecs-ancient"} {
-		run, err := s.GetRun(t.Context(), id)
-		require.NoError(t, err)
-		raw, err := json.Marshal(run)
-		require.NoError(t, err)
-		var shown map[string]any
-		require.NoError(t, json.Unmarshal(raw, &shown))
-		assert.Equal(t, map[string]any{"Records": nil}, shown["cloudtrail_notifications"], id)
-		assert.Equal(t, map[string]any{}, shown["spark_extension"], id)
-		assert.Equal(t, []any{}, shown["env"], id)
-		assert.Equal(t, []any{}, shown["pod_events"], id)
-		assert.Equal(t, "Tier4", shown["tier"], id)
-		for _, absent := range []string{"labels", "spawned_runs", "run_exceptions", "execution_request_custom"} {
-			assert.NotContains(t, shown, absent, id)
-		}
-	}
-	_, err := s.EstimateRunResources(t.Context(), "def-full", *md5Of("echo full"))
-	var missing state.MissingResource
-	require.ErrorAs(t, err, &missing, "the hash of a description teaches nothing")
-}
-
-func TestRunsGoOnInAnOldDatabase(t *testing.T) {
-	t.Parallel()
-	s := takeOver(t)
-	stopped, err := s.AdoptQueued(t.Context(), time.Hour)
-	require.NoError(t, err)
-	assert.Equal(t, 1, stopped)
-	assert.Equal(t, md5Of("echo full"), s.get(t, "eks-queued").CommandHash)
-	assert.Equal(t, md5Of("echo full"), s.get(t, "eks-running").CommandHash)
-	assert.Equal(t, md5Of("nightly"), s.get(t, "eks-old-hash").CommandHash, "what is over is not migrated")
-	claimed, err := s.ClaimRuns(t.Context(), state.ClaimRequest{Cluster: "sun", Worker: "w", Lease: time.Minute, Limit: 10})
-	require.NoError(t, err)
-	require.Len(t, claimed, 1)
-	assert.Equal(t, "eks-queued", claimed[0].RunID)
-	moved, err := s.MoveRun(t.Context(), "eks-running", 1, state.StatusStopped, state.RunUpdate{ExitCode: new(int64(0))})
-	require.NoError(t, err)
-	assert.True(t, moved, "a run of the old program has no attempt_count")
-	created, did, err := s.CreateRun(t.Context(), state.Run{
-		RunID: state.NewRunID(state.EKSEngine), DefinitionID: "tpl-2", ExecutableID: new("tpl-2"), Engine: state.EKSEngine,
-		ExecutableType: state.ExecutableTypeTemplate, ClusterName: "sun", Status: state.StatusQueued,
-	})
-	require.NoError(t, err, "the foreign key to task_def is gone")
-	assert.True(t, did)
-	assert.Equal(t, "tpl-2", created.DefinitionID)
-}
-
-// Going back is a redeploy: what the old program writes must still fit.
-func TestTheOldProgramCanStillWrite(t *testing.T) {
-	t.Parallel()
-	s := takeOver(t)
-	for _, statement := range []string{
-		`INSERT INTO task_def (definition_id, image, group_name, container_name, alias, memory, command, env, cpu, gpu, adaptive_resource_allocation)
-			VALUES ('back', 'image', 'g', 'back', 'back', 512, 'ls', '[]', 256, NULL, true)`,
-		`INSERT INTO task_def_ports (task_def_id, port) VALUES ('back', 1)`,
-		`INSERT INTO tags (text) SELECT 'new' WHERE NOT EXISTS (SELECT FROM tags WHERE text = 'new')`,
-		`INSERT INTO task_def_tags (task_def_id, tag_id) VALUES ('back', 'new'), ('back', 'new')`,
-		`INSERT INTO task (run_id, definition_id, alias, image, cluster_name, exit_code, status, queued_at, env, engine, executable_id,
-			executable_type, command_hash, description, attempt_count) VALUES
-			('eks-back', 'back', 'back', 'image', 'sun', NULL, 'QUEUED', now(), '[]', 'eks', 'back', 'task_definition', 'h', 'd', NULL)`,
-		`UPDATE task SET status = 'RUNNING', started_at = now(), attempt_count = 1, pod_name = 'p' WHERE run_id = 'eks-back'`,
-		`INSERT INTO template (template_id, template_name, version, schema, command_template, image, memory, gpu, cpu, container_name)
-			VALUES ('tpl-3', 'old', 3, '{}', 'ls', 'i', 1, 0, 1, 'tpl-3')`,
-		`INSERT INTO worker (worker_type, engine, count_per_instance) VALUES ('retry', 'eks', 1)`,
-		`INSERT INTO cluster_state (name, region, status) VALUES ('back', 'us', 'maintenance')`,
-		`DELETE FROM task WHERE run_id = 'eks-back'`,
-	} {
-		s.exec(t, statement)
-	}
-	back, err := s.GetDefinition(t.Context(), "back")
-	require.NoError(t, err)
-	assert.Equal(t, []string{"new"}, back.Tags)
+	assert.Contains(t, report.Schema.Missing, "task")
+	assert.Empty(t, report.Clusters)
 }

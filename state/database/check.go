@@ -39,7 +39,7 @@ func CheckPrimary(ctx context.Context, db *sqlx.DB) error {
 		return err
 	case row.Standby:
 		return ErrStandby
-	case row.Version < newestMigration():
+	case row.Version < int64(len(migrations)):
 		return ErrNotMigrated
 	}
 	return nil

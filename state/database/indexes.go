@@ -3,28 +3,29 @@ package database
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
+
+	"github.com/jmoiron/sqlx"
 )
 
-// index is one index that this program wants beside the keys.
+// index is an index that this program wants beside the keys.
 type index struct {
 	name  string
 	table string
-	// definition is what follows USING, as pg_get_indexdef writes it where
-	// an existing database may have the same index under another name.
+	// definition is what follows USING, as pg_get_indexdef writes it if an
+	// existing database may have the same index under another name.
 	definition string
 }
 
-// indexes are all of them, those first that the queue and ARA need.
+// indexes begins with those that the queue and ARA need.
 //
-// The lists: each column that runs can be sorted by has one index, which
-// serves both directions (see pg_runs_list.go), and the definition has one for
-// each order that its history is looked at in, because a definition may own
-// any share of the table. They carry the engine, by which every list is
-// filtered, so that a count needs the index alone.
+// Lists: each column that runs can be sorted by has one index, which serves
+// both directions, and the definition has one for each order in which its
+// history is read, because a definition may own any share of the table. They
+// include the engine, by which every list is filtered, so that a count needs
+// the index alone.
 var indexes = []index{
 	// Claims, active runs of a cluster, retries, queue depths.
 	{"flotilla_task_live", "task", "btree (status, cluster_name, queued_at, run_id) WHERE status <> 'STOPPED'"},
@@ -52,83 +53,62 @@ var indexes = []index{
 }
 
 // BuildIndexes builds the indexes that the database lacks, one at a time and
-// beside the running program, which only is slower without them. It may take
+// beside the running program, which is only slower without them. It may take
 // hours on a large database. One replica builds; the others wait until it is
 // done. Indexes that an interrupted build left invalid are built again.
-func BuildIndexes(ctx context.Context, url string, logger *slog.Logger) (err error) {
-	db, err := openMaintenance(url)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	// The lock lives as long as this session does; nothing else uses it.
-	conn, err := db.Conn(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, conn.Close()) }()
-	if err := pollLock(ctx, conn, indexLock); err != nil {
-		return err
-	}
-	for _, want := range indexes {
-		if err := want.build(ctx, conn, logger); err != nil {
-			return fmt.Errorf("index %s: %w", want.name, err)
+func BuildIndexes(ctx context.Context, url string, logger *slog.Logger) error {
+	return maintainIndexes(ctx, url, func(conn *sql.Conn, db *sqlx.DB) error {
+		for _, want := range indexes {
+			if err := want.build(ctx, conn, db, logger); err != nil {
+				return fmt.Errorf("index %s: %w", want.name, err)
+			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
-// build makes the index where neither it nor one like it is there.
-func (i index) build(ctx context.Context, conn *sql.Conn, logger *slog.Logger) error {
-	for {
-		done, err := i.tidy(ctx, conn)
+// build makes the index if neither it nor one like it exists. A statement that
+// met a lock may have left the index invalid, so each try begins anew.
+func (i index) build(ctx context.Context, conn *sql.Conn, db *sqlx.DB, logger *slog.Logger) error {
+	for wait := tableLockPauseMin; ; wait = min(2*wait, tableLockPauseMax) {
+		done, broken, err := i.find(ctx, db)
 		if done || err != nil {
 			return err
 		}
+		if broken {
+			if err := retryLocked(ctx, conn, logger, `DROP INDEX CONCURRENTLY IF EXISTS `+i.name); err != nil {
+				return err
+			}
+		}
 		logger.Info("building index", "index", i.name)
-		// CONCURRENTLY does not run inside a transaction.
 		_, err = conn.ExecContext(ctx, `CREATE INDEX CONCURRENTLY `+i.name+` ON `+i.table+` USING `+i.definition)
 		if !isLockTimeout(err) {
 			return err
 		}
 		logger.Warn("building an index met a lock; it is tried again", "index", i.name, "error", err)
-		if err := pause(ctx, tableLockPause); err != nil {
+		if err := pause(ctx, wait); err != nil {
 			return err
 		}
 	}
 }
 
-const selectIndexesSQL = `
-SELECT c.relname, i.indisvalid, pg_get_indexdef(i.indexrelid)
-FROM pg_index i
-JOIN pg_class c ON c.oid = i.indexrelid
-WHERE i.indrelid = to_regclass($1)`
-
-// tidy reports whether a valid index like i is there, and drops an invalid
-// one of its name.
-func (i index) tidy(ctx context.Context, conn *sql.Conn) (done bool, err error) {
-	rows, err := conn.QueryContext(ctx, selectIndexesSQL, i.table)
-	if err != nil {
-		return false, err
+// find reports whether a valid index like i exists, and whether an invalid one
+// of its name does.
+func (i index) find(ctx context.Context, q sqlx.QueryerContext) (valid, broken bool, err error) {
+	var found []struct {
+		Name       string `db:"relname"`
+		Valid      bool   `db:"indisvalid"`
+		Definition string `db:"definition"`
 	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	var broken bool
-	for rows.Next() {
-		var name, definition string
-		var valid bool
-		if err := rows.Scan(&name, &valid, &definition); err != nil {
-			return false, err
-		}
-		_, using, _ := strings.Cut(definition, " USING ")
-		done = done || valid && (name == i.name || using == i.definition)
-		broken = broken || !valid && name == i.name
+	err = sqlx.SelectContext(ctx, q, &found, `
+		SELECT c.relname, i.indisvalid, pg_get_indexdef(i.indexrelid) AS definition
+		FROM pg_index i
+		JOIN pg_class c ON c.oid = i.indexrelid
+		WHERE i.indrelid = to_regclass($1)`, i.table)
+	for _, f := range found {
+		_, using, _ := strings.Cut(f.Definition, " USING ")
+		valid = valid || f.Valid && (f.Name == i.name || using == i.definition)
+		broken = broken || !f.Valid && f.Name == i.name
 	}
-	if err := rows.Err(); err != nil || !broken {
-		return done, err
-	}
-	if err := rows.Close(); err != nil {
-		return false, err
-	}
-	_, err = conn.ExecContext(ctx, `DROP INDEX CONCURRENTLY IF EXISTS `+i.name)
-	return done, err
+	return valid, broken, err
 }

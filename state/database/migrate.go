@@ -3,21 +3,18 @@ package database
 import (
 	"context"
 	"database/sql"
-	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"sync"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
 	"github.com/lib/pq/pqerror"
 	"github.com/pressly/goose/v3"
 )
-
-//go:embed migrations/*.sql
-var migrationFiles embed.FS
 
 // migrationTable is goose's record of what was applied.
 const migrationTable = "flotilla_migration"
@@ -34,43 +31,65 @@ const (
 	// does not wait inside pg_advisory_lock: that wait is a transaction which
 	// CREATE INDEX CONCURRENTLY would wait for in turn, for ever.
 	lockPoll = 100 * time.Millisecond
-	// tableLockTimeout bounds the wait for a table: while a migration waits
-	// for one, every query of that table waits behind it.
-	tableLockTimeout = 5 * time.Second
-	// tableLockPause lets those queries through before the next try.
-	tableLockPause = time.Second
+	// tableLockTimeout bounds the wait for a table: while a migration waits,
+	// every statement on that table waits behind it. It is below the server's
+	// deadlock_timeout (1 s), so that a deadlock ends by our giving way.
+	tableLockTimeout = 100 * time.Millisecond
+	// vacuumLockTimeout bounds the wait for an autovacuum of the table, which
+	// holds up nobody. It is above deadlock_timeout, after which Postgres ends
+	// the autovacuum in favour of whoever waits.
+	vacuumLockTimeout = 3 * time.Second
+	// tableLockPauseMin and tableLockPauseMax bound the growing pauses between
+	// tries, which let those statements through.
+	tableLockPauseMin = 200 * time.Millisecond
+	tableLockPauseMax = 10 * time.Second
 )
+
+// ErrNotOwner: the database needs a migration that the role may not do.
+var ErrNotOwner = errors.New("the database needs a migration, which only the owner of its tables can do: " +
+	"run `flotilla-os migrate` as that role, or set create_database_schema to false")
 
 // Migrate brings the tables and columns of the database to what this program
 // needs, in a new database or an existing one of Flotilla. It waits while
-// another replica does, and returns when all is done or ctx ends. Indexes are
-// BuildIndexes' part.
+// another replica does, and returns when all is done or ctx ends. It needs no
+// right to change tables if there is nothing to do, and returns ErrNotOwner if
+// there is and the role lacks it. It builds no indexes: see BuildIndexes.
 func Migrate(ctx context.Context, url string, logger *slog.Logger) (err error) {
 	db, err := openMaintenance(url)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
+	if err := CheckPrimary(ctx, sqlx.NewDb(db, "postgres")); err == nil {
+		return nil
+	}
 	provider, err := newProvider(db)
 	if err != nil {
 		return err
 	}
+	wait := tableLockPauseMin
 	for {
 		results, err := provider.Up(ctx)
 		for _, result := range results {
-			logger.Info("migrated", "migration", result.Source.Path, "duration", result.Duration.String())
+			logger.Info("migrated", "table", migrations[result.Source.Version-1].table,
+				"version", result.Source.Version, "duration", result.Duration.String())
+		}
+		var pgErr *pq.Error
+		if errors.As(err, &pgErr) && pgErr.Code == pqerror.InsufficientPrivilege {
+			return fmt.Errorf("%w (%s)", ErrNotOwner, pgErr.Message)
 		}
 		if !isLockTimeout(err) {
 			return err
 		}
-		logger.Warn("a table is in use by others; the migration tries again", "error", err)
-		if err := pause(ctx, tableLockPause); err != nil {
+		logger.Warn("a table is in use by others; the migration tries again", "pause", wait.String(), "error", err)
+		if err := pause(ctx, wait); err != nil {
 			return err
 		}
+		wait = min(2*wait, tableLockPauseMax)
 	}
 }
 
-// openMaintenance makes a pool for migrations and index builds.
+// openMaintenance returns a pool for migrations and index builds.
 func openMaintenance(url string) (*sql.DB, error) {
 	c, err := newConnector(url, 0)
 	if err != nil {
@@ -80,31 +99,87 @@ func openMaintenance(url string) (*sql.DB, error) {
 }
 
 func newProvider(db *sql.DB) (*goose.Provider, error) {
-	files, err := fs.Sub(migrationFiles, "migrations")
-	if err != nil {
-		return nil, err
+	steps := make([]*goose.Migration, len(migrations))
+	for i, m := range migrations {
+		steps[i] = goose.NewGoMigration(int64(i+1), &goose.GoFunc{RunTx: m.run}, nil)
 	}
-	return goose.NewProvider(goose.DialectPostgres, db, files,
+	return goose.NewProvider(goose.DialectPostgres, db, nil, goose.WithGoMigrations(steps...),
 		goose.WithTableName(migrationTable), goose.WithSessionLocker(migrationLocker{}),
 		goose.WithDisableGlobalRegistry(true))
 }
 
-// newestMigration is the version that Check demands.
-var newestMigration = sync.OnceValue(func() int64 {
-	var newest int64
-	entries, err := fs.ReadDir(migrationFiles, "migrations")
-	if err != nil {
-		panic(err) // The files are part of the program.
+// run applies the migration in tx.
+func (m migration) run(ctx context.Context, tx *sql.Tx) error {
+	var exists bool
+	if err := tx.QueryRowContext(ctx, `SELECT to_regclass($1) IS NOT NULL`, m.table).Scan(&exists); err != nil {
+		return err
 	}
-	for _, entry := range entries {
-		version, err := goose.NumericComponent(entry.Name())
-		if err != nil {
-			panic(err)
+	if !exists {
+		if _, err := tx.ExecContext(ctx, m.create); err != nil {
+			return err
 		}
-		newest = max(newest, version)
 	}
-	return newest
-})
+	missing, err := m.missing(ctx, tx)
+	if err != nil {
+		return err
+	}
+	statements := []string{}
+	if len(missing) > 0 {
+		add := make([]string, len(missing))
+		for i, c := range missing {
+			add[i] = `ADD COLUMN ` + pq.QuoteIdentifier(c.name) + ` ` + c.definition
+		}
+		statements = append(statements, `ALTER TABLE `+m.table+` `+strings.Join(add, ", "))
+	}
+	if m.finish != "" {
+		statements = append(statements, m.finish)
+	}
+	if len(statements) == 0 {
+		return nil
+	}
+	// The weaker lock holds up no reader or writer, and gets an autovacuum out of
+	// the way; what then waits for the stronger one waits for them only.
+	statements = slices.Insert(statements, 0,
+		fmt.Sprintf(`SET LOCAL lock_timeout = %d`, vacuumLockTimeout.Milliseconds()),
+		`LOCK TABLE `+m.table+` IN SHARE UPDATE EXCLUSIVE MODE`,
+		fmt.Sprintf(`SET LOCAL lock_timeout = %d`, tableLockTimeout.Milliseconds()))
+	for _, statement := range statements {
+		if _, err := tx.ExecContext(ctx, statement); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// querier is a transaction or a pool.
+type querier interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
+// missing returns the columns of m that its table lacks: all of them if there
+// is no table.
+func (m migration) missing(ctx context.Context, q querier) (missing []column, err error) {
+	names := make(pq.StringArray, len(m.columns))
+	for i, c := range m.columns {
+		names[i] = c.name
+	}
+	rows, err := q.QueryContext(ctx, `SELECT place FROM unnest($1::text[]) WITH ORDINALITY AS wanted (name, place)
+		WHERE NOT EXISTS (SELECT FROM pg_attribute
+			WHERE attrelid = to_regclass($2) AND attname = wanted.name AND attnum > 0 AND NOT attisdropped)
+		ORDER BY place`, names, m.table)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		var place int
+		if err := rows.Scan(&place); err != nil {
+			return nil, err
+		}
+		missing = append(missing, m.columns[place-1])
+	}
+	return missing, rows.Err()
+}
 
 // migrationLocker holds migrationLock on the session that migrates.
 type migrationLocker struct{}

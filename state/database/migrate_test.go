@@ -3,13 +3,16 @@ package database_test
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -139,4 +142,152 @@ func TestAMigrationEndsWithItsContext(t *testing.T) {
 	defer cancel()
 	require.ErrorIs(t, database.Migrate(ctx, db.URL, silent), context.DeadlineExceeded)
 	require.ErrorIs(t, database.BuildIndexes(ctx, db.URL, silent), context.DeadlineExceeded)
+}
+
+// A long reader keeps a table from being altered. Who comes behind the waiting
+// migration must not wait long.
+func TestAMigrationBehindALongReaderDoesNotStallWriters(t *testing.T) {
+	t.Parallel()
+	db := oldDatabase(t)
+	pool := db.Open(t)
+	reader, err := pool.BeginTx(t.Context(), nil)
+	require.NoError(t, err)
+	_, err = reader.ExecContext(t.Context(), `SELECT FROM task`)
+	require.NoError(t, err)
+	logs := &testkit.Log{}
+	migrated := make(chan error, 1)
+	go func() {
+		migrated <- database.Migrate(t.Context(), db.URL, slog.New(slog.NewTextHandler(logs, nil)))
+	}()
+	var longest, total time.Duration
+	begin := time.Now()
+	for n := 0; strings.Count(logs.String(), "tries again") < 4; n++ {
+		before := time.Now()
+		_, err := pool.ExecContext(t.Context(), `INSERT INTO task (run_id, definition_id) VALUES ($1, 'def-full')`, fmt.Sprint("writer-", n))
+		require.NoError(t, err)
+		took := time.Since(before)
+		longest, total = max(longest, took), total+took
+		require.Less(t, time.Since(begin), time.Minute)
+	}
+	assert.Less(t, longest, 2*time.Second, "it was 5 s")
+	require.NoError(t, reader.Rollback())
+	require.NoError(t, <-migrated)
+	require.NoError(t, statetest.Open(t, db.URL).Check(t.Context()))
+}
+
+func TestAMigrationDeadlocksNoWriter(t *testing.T) {
+	t.Parallel()
+	db := oldDatabase(t)
+	pool := db.Open(t)
+	stop := make(chan struct{})
+	var writers sync.WaitGroup
+	for name, statements := range map[string][]string{
+		"task first": {
+			`INSERT INTO task (run_id, definition_id) VALUES (gen_random_uuid()::text, 'def-full')`,
+			`UPDATE task_def SET memory = 1 WHERE definition_id = 'def-full'`,
+		},
+		"task_def first": {
+			`UPDATE task_def SET memory = 2 WHERE definition_id = 'def-nulls'`,
+			`UPDATE task SET status = status WHERE run_id = 'eks-nothing'`,
+		},
+	} {
+		writers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				tx, err := pool.BeginTx(t.Context(), nil)
+				if !assert.NoError(t, err, name) {
+					return
+				}
+				for _, statement := range statements {
+					_, err := tx.ExecContext(t.Context(), statement)
+					assert.NoError(t, err, name)
+				}
+				assert.NoError(t, tx.Commit(), name)
+			}
+		})
+	}
+	assert.NoError(t, database.Migrate(t.Context(), db.URL, silent))
+	close(stop)
+	writers.Wait()
+}
+
+// asRole returns the database's URL for a new role that owns nothing and may
+// read and write the rows of all tables.
+func asRole(t *testing.T, db *pgtest.DB) string {
+	t.Helper()
+	pool := db.Open(t)
+	role := "dml_" + strings.ReplaceAll(uuid.NewString(), "-", "")
+	for _, statement := range []string{
+		`CREATE ROLE ` + role + ` LOGIN PASSWORD 'secret'`,
+		`GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO ` + role,
+		`REVOKE CREATE ON SCHEMA public FROM PUBLIC`,
+	} {
+		_, err := pool.ExecContext(t.Context(), statement)
+		require.NoError(t, err)
+	}
+	t.Cleanup(func() {
+		_, err := pool.ExecContext(context.WithoutCancel(t.Context()), `DROP OWNED BY `+role+`; DROP ROLE `+role)
+		assert.NoError(t, err)
+	})
+	u, err := url.Parse(db.URL)
+	require.NoError(t, err)
+	u.User = url.UserPassword(role, "secret")
+	return u.String()
+}
+
+func TestARoleThatOwnsNothingStartsIfNothingIsToBeMigrated(t *testing.T) {
+	t.Parallel()
+	db := pgtest.New(t, pgtest.Template("state", statetest.Migrate))
+	address := asRole(t, db)
+	require.NoError(t, database.Migrate(t.Context(), address, silent))
+	require.NoError(t, database.BuildIndexes(t.Context(), address, silent))
+	require.NoError(t, statetest.Open(t, address).Check(t.Context()))
+}
+
+func TestARoleThatOwnsNothingCannotMigrate(t *testing.T) {
+	t.Parallel()
+	db := oldDatabase(t)
+	address := asRole(t, db)
+	err := database.Migrate(t.Context(), address, silent)
+	require.ErrorIs(t, err, database.ErrNotOwner)
+	assert.NotContains(t, err.Error(), "\n")
+	pool, err := database.Open(address, database.PoolConfig{})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, pool.Close()) }()
+	report, err := database.Inspect(t.Context(), pool)
+	require.NoError(t, err)
+	assert.Contains(t, report.NotOwned, "task")
+	assert.Contains(t, report.NotOwned, "schema")
+}
+
+func TestUnusedIndexesAreListedAndDropped(t *testing.T) {
+	t.Parallel()
+	db := oldDatabase(t)
+	pool := db.Open(t)
+	_, err := database.DropUnused(t.Context(), db.URL, silent)
+	require.ErrorContains(t, err, "is not built yet", "ours must be there first")
+	require.NoError(t, statetest.Migrate(t.Context(), db.URL))
+	dropped, err := database.DropUnused(t.Context(), db.URL, silent)
+	require.NoError(t, err)
+	var names []string
+	for _, index := range dropped {
+		names = append(names, index.Name)
+		assert.Positive(t, index.SizeBytes)
+		assert.NotEmpty(t, index.Reason)
+		assert.Contains(t, index.Definition, index.Name)
+	}
+	assert.ElementsMatch(t, []string{
+		"ix_task_definition_id", "ix_task_cluster_name", "ix_task_status", "ix_task_group_name", "ix_task_arn", "ix_task_definition_started",
+		"ix_task_cluster_status_finished", "ix_task_queued_status_engine", "ix_task_executable", "ix_task_executable_started",
+	}, names)
+	// What stays is what a database of ours has: the tests of plans are run on it.
+	assert.Zero(t, count(t, pool, `SELECT count(*) FROM pg_indexes WHERE tablename = 'task'
+		AND indexname NOT LIKE 'flotilla_task%' AND indexname NOT IN ('task_pkey', 'ix_task_env')`))
+	again, err := database.DropUnused(t.Context(), db.URL, silent)
+	require.NoError(t, err)
+	assert.Empty(t, again)
 }
