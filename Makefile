@@ -1,4 +1,4 @@
-# Flotilla. `make help` lists what there is; `make verify` is what CI runs.
+# Flotilla. `make help` lists the targets; CI runs `make verify`.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -8,9 +8,9 @@ BIN := bin
 GOLANGCI_LINT_VERSION := v2.15.0
 GOLANGCI_LINT := $(BIN)/golangci-lint-$(GOLANGCI_LINT_VERSION)
 
-# How much the short forms do; `make soak` and `make bench` do the whole.
-# A count and not a time: Go's fuzzer calls it a failure when a time runs out
-# in the middle of an execution. It takes 10 s and more for each target.
+# The sizes of `make fuzz`, of the short forms, and of `make soak` and `make bench`.
+# FUZZ_TIME is a count because Go's fuzzer fails if a time runs out during an
+# execution. 3000 executions take about 10 s.
 FUZZ_TIME ?= 3000x
 SOAK_RUNS_SHORT := 200
 SOAK_RUNS := 2000
@@ -22,7 +22,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: postgres
-postgres: ## see that Postgres's server binaries are there, install them where we may
+postgres: ## check for Postgres's server binaries; install them if permitted
 	@.ci/postgres
 
 .PHONY: build
@@ -41,7 +41,7 @@ demo: postgres build ## watch a job run out of memory and Flotilla size the next
 test: postgres ## every test, with the race detector
 	$(GO) test -race -timeout 20m ./...
 
-# Every test behind the build tag "kube", and the packages that have one.
+# KUBE_FILES are the tests behind the build tag "kube", KUBE_TESTS their names.
 KUBE_FILES := $(shell grep -rl --include='*_test.go' '^//go:build kube' .)
 KUBE_TESTS = $(shell sed -n 's/^func \(Test[A-Za-z0-9]*\).*/\1/p' $(KUBE_FILES) | paste -sd '|')
 KUBE_RUNS := 10000
@@ -75,22 +75,22 @@ fuzz: postgres ## fuzz the list filters and the launch request, FUZZ_TIME each
 	$(GO) test ./flotilla -run '^$$' -fuzz '^FuzzListFilters$$' -fuzztime $(FUZZ_TIME)
 	$(GO) test ./flotilla -run '^$$' -fuzz '^FuzzLaunchRequest$$' -fuzztime $(FUZZ_TIME)
 
-# What kills the servers and the database under 16 clients; see e2e/soak_test.go.
+# The soak tests kill servers and database under 16 clients; see e2e/soak_test.go.
 SOAK = $(GO) test ./e2e -run '^TestSoak' -v -soak.runs
 
 .PHONY: soak-short
-soak-short: postgres ## nothing lost, nothing twice, while servers and database are killed: SOAK_RUNS_SHORT runs per test
+soak-short: postgres ## no run lost or executed twice while servers and database are killed: SOAK_RUNS_SHORT runs per test
 	$(SOAK)=$(SOAK_RUNS_SHORT) -timeout 15m
 
 .PHONY: soak
 soak: postgres ## the same with SOAK_RUNS runs per test
 	$(SOAK)=$(SOAK_RUNS) -timeout 2h
 
-# The benchmarks and the table of what they found: measured, goal, reference.
+# BENCH runs the benchmarks and prints a table: measured, goal, reference.
 # $(1) is the number of runs of history, $(2) that of iterations, $(3) that of
-# submitted runs till RUNNING, $(4) that of executed runs in the memory's test.
-# Timings do not fail: they depend on what else the machine does. Plans do: a
-# list or lookup that scans the table of runs fails here and in `make test`.
+# runs in BenchmarkToRunning, $(4) that of runs in BenchmarkMemory. A missed
+# goal is not a failure, because timings depend on the load of the machine. A
+# plan that scans the table of runs is a failure, here and in `make test`.
 define BENCH
 	@mkdir -p $(BIN); rm -f $(BENCH_RESULTS)
 	$(GO) test ./state -run '^($(PLAN_TESTS))$$' -count 1
@@ -105,7 +105,7 @@ BENCH_RESULTS := $(CURDIR)/$(BIN)/bench-results
 BENCH_GO = FLOTILLA_BENCH_RUNS=$(1) FLOTILLA_BENCH_RESULTS=$(BENCH_RESULTS) $(GO) test -run '^$$' -timeout 1h
 
 .PHONY: bench-short
-bench-short: postgres ## the plans of all lists and lookups, and small benchmarks: BENCH_ROWS_SHORT runs of history
+bench-short: postgres ## query plans and small benchmarks: BENCH_ROWS_SHORT runs of history
 	$(call BENCH,$(BENCH_ROWS_SHORT),5,20,300)
 
 .PHONY: bench
@@ -113,4 +113,4 @@ bench: postgres ## the same in full: BENCH_ROWS runs of history, 10,000 executed
 	$(call BENCH,$(BENCH_ROWS),50,200,10000)
 
 .PHONY: verify
-verify: lint test fuzz soak-short bench-short ## all of the above, a short soak and the benchmarks once: what CI runs
+verify: lint test fuzz soak-short bench-short ## lint, test, fuzz, short soak and short benchmarks: what CI runs

@@ -12,8 +12,7 @@ import (
 	"github.com/stitchfix/flotilla-os/config"
 )
 
-// TestDeployedSettings holds the ConfigMap of deploy/ against the configuration: each of its keys is one, and together
-// they are valid.
+// TestDeployedSettings checks that the ConfigMap of deploy/ holds only keys of the configuration and that they are valid.
 func TestDeployedSettings(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("deploy/base/configmap.yaml")
@@ -26,7 +25,7 @@ func TestDeployedSettings(t *testing.T) {
 	}
 	environ := []string{"DATABASE_URL=postgres://flotilla@localhost/flotilla"}
 	for name, value := range settings.Data {
-		assert.True(t, known[name], "%s is no key of the configuration", name)
+		assert.True(t, known[name], "%s is not a key of the configuration", name)
 		environ = append(environ, name+"="+value)
 	}
 	cfg, warnings, err := config.Load("conf", environ)

@@ -91,8 +91,8 @@ func withDevServer(ctx context.Context, o server.DevOptions, t Terminal, use fun
 	}
 }
 
-// demoPatience bounds the wait for one run.
-const demoPatience = 30 * time.Second
+// demoPatience bounds the wait for one run. It leaves room for a loaded machine.
+const demoPatience = 2 * time.Minute
 
 const (
 	demoImage       = "debian:bookworm"

@@ -1,9 +1,6 @@
 package e2e
 
 import (
-	"database/sql"
-	"net/http"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -18,10 +15,10 @@ import (
 	"github.com/stitchfix/flotilla-os/state/statetest"
 )
 
-// The cases of Adaptive Resource Allocation (ara.md, section 7) in the whole
-// program: requests by HTTP, a real Postgres, processes under real limits.
+// The tests of this file are the cases of Adaptive Resource Allocation (ara.md, section 7) in the whole program: requests
+// over HTTP, a real Postgres, processes under real limits.
 
-// kills are n runs of a command that were killed for memory.
+// kills describes n runs of a command that were killed for memory.
 type kills struct {
 	command     string
 	memory, cpu int64 // MB, millicores
@@ -29,8 +26,8 @@ type kills struct {
 	n           int
 }
 
-// araCase is a definition of "true" with 1000 millicores and 600 MB, what
-// happened to its runs, and a request to run it.
+// araCase holds fields of a definition of "true" with 1000 millicores and 600 MB, the history of its runs, and a request to
+// run it.
 type araCase struct {
 	definition, request object
 	history             []kills
@@ -49,10 +46,10 @@ func araCases() map[string]araCase {
 			history:    []kills{{command, 9000, 9000, 2 * time.Hour, 1}, {command, 1000, 800, time.Hour, 30}},
 			wantMemory: 1750, wantCPU: 1000,
 		},
-		"killed just within 3 days": {
-			history: []kills{{command, 1000, 1000, 72*time.Hour - time.Minute, 1}}, wantMemory: 1750, wantCPU: 1250,
+		"killed within 3 days": {
+			history: []kills{{command, 1000, 1000, 72*time.Hour - time.Hour, 1}}, wantMemory: 1750, wantCPU: 1250,
 		},
-		"killed just beyond 3 days": {
+		"killed more than 3 days ago": {
 			history: []kills{{command, 1000, 1000, 72*time.Hour + time.Minute, 1}}, wantMemory: 600, wantCPU: 1000,
 		},
 		"another command was killed": {
@@ -96,18 +93,22 @@ func araCases() map[string]araCase {
 	}
 }
 
-func TestWhatHistoryGivesToTheNextRun(t *testing.T) {
+func TestARASizesRunsByTheirHistory(t *testing.T) {
 	t.Parallel()
 	in := newARAInstallation(t)
-	s := in.start("one")
+	s := in.serve("one")
 	cases, ids := araCases(), map[string]string{}
 	for name, c := range cases {
-		ids[name] = s.run(in.defineWithHistory(s, c), c.request)
+		ids[name] = s.run(s.defineWithHistory(c), c.request)
 	}
 	for name, c := range cases {
-		assert.Equal(t, sized{
-			memory: c.wantMemory, memoryLimit: c.wantMemory, cpu: c.wantCPU, cpuLimit: c.wantCPU, reason: "Completed",
-		}, in.finished(ids[name]), name)
+		run := s.awaitStopped(ids[name])
+		assert.Equal(t, c.wantMemory, run.Memory, "%s: memory", name)
+		assert.Equal(t, c.wantMemory, run.MemoryLimit, "%s: memory limit", name)
+		assert.Equal(t, c.wantCPU, run.CPU, "%s: CPU", name)
+		assert.Equal(t, c.wantCPU, run.CPULimit, "%s: CPU limit", name)
+		assert.Equal(t, int64(0), run.code(), "%s: exit code", name)
+		assert.Equal(t, "Completed", run.ExitReason, "%s: exit reason", name)
 	}
 	for metric, want := range map[metrics.Metric]float64{
 		metrics.EngineEKSARAEstimationAttempted: 10, metrics.EngineEKSARAEstimationSucceeded: 7,
@@ -117,32 +118,31 @@ func TestWhatHistoryGivesToTheNextRun(t *testing.T) {
 	} {
 		assert.InDelta(t, want, s.counted(metric), 0, "%s", metric)
 	}
-	assert.NotNil(t, s.log.find("Skipping ARA - NULL command_hash"), "the warning")
+	assert.NotNil(t, s.output.find("Skipping ARA - NULL command_hash"), "the warning")
 }
 
-func TestAKillOfOneCommandTeachesThatCommandAlone(t *testing.T) {
+func TestARALearnsForTheKilledCommandOnly(t *testing.T) {
 	t.Parallel()
-	in := newARAInstallation(t)
-	s := in.start("one")
-	definition := in.defineWithHistory(s, araCase{})
+	s := newARAInstallation(t).serve("one")
+	definition := s.defineWithHistory(araCase{})
 	hungry := object{"command": "head -c 800M /dev/zero | tail | wc -c", "description": "nightly"}
 	other := object{"command": "echo fine", "description": "nightly"}
 
-	killed := in.finished(s.run(definition, hungry))
-	assert.EqualValues(t, state.ExitCodeOOM, killed.code)
-	assert.Equal(t, state.ReasonOOMKilled, killed.reason)
-	assert.EqualValues(t, 600, killed.memory)
+	killed := s.awaitStopped(s.run(definition, hungry))
+	assert.EqualValues(t, state.ExitCodeOOM, killed.code())
+	assert.Equal(t, state.ReasonOOMKilled, killed.ExitReason)
+	assert.EqualValues(t, 600, killed.Memory)
 
-	assert.EqualValues(t, 600, in.finished(s.run(definition, other)).memory)
-	again := in.finished(s.run(definition, hungry))
-	assert.EqualValues(t, 1050, again.memory)
-	assert.EqualValues(t, 0, again.code)
-	assert.EqualValues(t, 600, in.finished(s.run(definition, other)).memory)
+	assert.EqualValues(t, 600, s.awaitStopped(s.run(definition, other)).Memory)
+	again := s.awaitStopped(s.run(definition, hungry))
+	assert.EqualValues(t, 1050, again.Memory)
+	assert.EqualValues(t, 0, again.code())
+	assert.EqualValues(t, 600, s.awaitStopped(s.run(definition, other)).Memory)
 }
 
-// The read-only database of these two fails every lookup in its own way; a
-// relation that raises is as good as a standby that cancels.
-func TestALookupThatFailsHoldsNoRunUp(t *testing.T) {
+// The read-only databases of this test fail every lookup, each in its own way. A relation that raises the error of a
+// standby stands for a standby that cancels the query.
+func TestARALookupFailureDoesNotStopARun(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		replica string
@@ -168,17 +168,16 @@ func TestALookupThatFailsHoldsNoRunUp(t *testing.T) {
 			}
 			_, err := replica.Open(t).ExecContext(t.Context(), c.replica)
 			require.NoError(t, err)
-			in := newARAInstallation(t, "READONLY_DATABASE_URL="+replica.URL)
-			s := in.start("one")
-			definition := in.defineWithHistory(s, araCase{history: []kills{{"true", 1000, 1000, time.Hour, 1}}})
+			s := newARAInstallation(t, "READONLY_DATABASE_URL="+replica.URL).serve("one")
+			definition := s.defineWithHistory(araCase{history: []kills{{"true", 1000, 1000, time.Hour, 1}}})
 
-			run := in.finished(s.run(definition, nil))
+			run := s.awaitStopped(s.run(definition))
 
-			assert.EqualValues(t, 600, run.memory)
-			assert.EqualValues(t, 0, run.code)
+			assert.EqualValues(t, 600, run.Memory)
+			assert.EqualValues(t, 0, run.code())
 			assert.InDelta(t, 1, s.counted(c.counted), 0)
 			assert.InDelta(t, 1, s.counted(metrics.EngineEKSARAEstimationAttempted), 0)
-			assert.NotNil(t, s.log.find(c.log), c.log)
+			assert.NotNil(t, s.output.find(c.log), c.log)
 		})
 	}
 }
@@ -188,84 +187,16 @@ func newARAInstallation(t *testing.T, env ...string) *installation {
 	return newInstallation(t, statetest.NewURL(t), append([]string{"METRICS_CLIENT=prometheus"}, env...)...)
 }
 
-// defineWithHistory creates the definition of c and what happened to it, and
-// answers its id.
-func (in *installation) defineWithHistory(s *server, c araCase) string {
-	in.t.Helper()
-	body := object{
-		"alias": "ara-" + state.NewRunID(state.EKSEngine), "group_name": "ara", "image": "none",
-		"memory": 600, "cpu": 1000, "command": "true",
-	}
-	for key, value := range c.definition {
-		body[key] = value
-	}
-	var made struct {
-		ID string `json:"definition_id"`
-	}
-	s.mustCall(http.MethodPost, "/task", body, &made)
+// defineWithHistory creates the definition and the history of c and returns the definition's id.
+func (s *server) defineWithHistory(c araCase) string {
+	s.in.t.Helper()
+	id := s.define("true", object{"memory": 600, "cpu": 1000}, c.definition)
 	for _, k := range c.history {
-		in.exec(`INSERT INTO task (run_id, definition_id, executable_id, engine, status, command, command_hash, memory, cpu,
+		s.in.exec(`INSERT INTO task (run_id, definition_id, executable_id, engine, status, command, command_hash, memory, cpu,
 				queued_at, exit_code, exit_reason, attempt_count)
 			SELECT 'eks-' || gen_random_uuid(), $1, $1, 'eks', 'STOPPED', $2, md5($2), $3, $4,
 				now() - make_interval(secs => $5), 137, 'OOMKilled', 1
-			FROM generate_series(1, $6)`, made.ID, k.command, k.memory, k.cpu, k.ago.Seconds(), k.n)
+			FROM generate_series(1, $6)`, id, k.command, k.memory, k.cpu, k.ago.Seconds(), k.n)
 	}
-	return made.ID
-}
-
-// run asks for a run and answers its id.
-func (s *server) run(definition string, request object) string {
-	s.in.t.Helper()
-	body := object{"run_tags": object{"owner_id": "ara"}}
-	for key, value := range request {
-		body[key] = value
-	}
-	var run struct {
-		ID string `json:"run_id"`
-	}
-	s.mustCall(http.MethodPut, "/task/"+definition+"/execute", body, &run)
-	return run.ID
-}
-
-// sized is how a run was sized and ended. Memory in MB, cpu in millicores.
-type sized struct {
-	memory, cpu, memoryLimit, cpuLimit, code int64
-	reason                                   string
-}
-
-// finished waits for the end of a run.
-func (in *installation) finished(id string) sized {
-	in.t.Helper()
-	var run sized
-	var reason sql.NullString
-	require.Eventually(in.t, func() bool {
-		return in.db.QueryRowContext(in.t.Context(), `SELECT memory, cpu, memory_limit, cpu_limit, exit_code, exit_reason
-			FROM task WHERE run_id = $1 AND status = 'STOPPED'`, id).
-			Scan(&run.memory, &run.cpu, &run.memoryLimit, &run.cpuLimit, &run.code, &reason) == nil
-	}, recovery, 20*time.Millisecond, "run %s does not end", id)
-	run.reason = reason.String
-	return run
-}
-
-// counted is the sum of a counter over all its labels, by /metrics.
-func (s *server) counted(m metrics.Metric) float64 {
-	s.in.t.Helper()
-	var page string
-	status, err := call(s.in.t.Context(), http.MethodGet, s.url+"/metrics", nil, &page)
-	require.NoError(s.in.t, err)
-	require.Equal(s.in.t, http.StatusOK, status)
-	name := strings.ReplaceAll(string(m), ".", "_") + "_total"
-	sum := 0.0
-	for line := range strings.Lines(page) {
-		rest, found := strings.CutPrefix(line, name+"{")
-		if !found {
-			continue
-		}
-		value, err := strconv.ParseFloat(strings.TrimSpace(rest[strings.LastIndex(rest, " "):]), 64)
-		require.NoError(s.in.t, err)
-		assert.Contains(s.in.t, rest, `cluster="local"`)
-		assert.Contains(s.in.t, rest, `engine="eks"`)
-		sum += value
-	}
-	return sum
+	return id
 }

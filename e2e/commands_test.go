@@ -13,7 +13,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -23,34 +22,30 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// shellPatience bounds a command that should end by itself.
-const shellPatience = 3 * time.Minute
-
-// atShell runs one command line as a person would, in dir, and answers what
-// it printed and its exit status.
+// atShell runs one command line in dir, as a person does, and returns its output and exit status.
 func atShell(t *testing.T, dir string, env []string, args ...string) (stdout, stderr string, status int) {
 	t.Helper()
 	program, err := faultyProgram()
 	require.NoError(t, err)
-	ctx, cancel := context.WithTimeout(t.Context(), shellPatience)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir = dir
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}, env...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	_ = cmd.Run() // its status is asked for below
-	require.NoError(t, ctx.Err(), "the command did not end: %s", errs.String())
+	_ = cmd.Run() // its exit status is returned
+	require.NoError(t, ctx.Err(), "the command does not end: %s", errs.String())
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
 
-// lastLine is what a person sees at the end.
+// lastLine returns the last line of text.
 func lastLine(text string) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return lines[len(lines)-1]
 }
 
-func TestMistakesAreSaidInOneLine(t *testing.T) {
+func TestMistakesAreReportedInOneLine(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -68,29 +63,29 @@ func TestMistakesAreSaidInOneLine(t *testing.T) {
 		want []string
 	}{
 		"a flag that does not exist": {args: []string{"dev", "--prot", "1"}, want: []string{"--prot"}},
-		"a word that is no command":  {args: []string{"sevre"}, want: []string{"sevre", "--help"}},
+		"an unknown command":         {args: []string{"sevre"}, want: []string{"sevre", "--help"}},
 		"no configuration":           {args: []string{"serve"}, want: []string{"conf"}},
 		"no database configured":     {args: []string{"serve", empty}, want: []string{"database_url"}},
 		"a bare folder means serve":  {args: []string{empty}, want: []string{"database_url"}},
-		"a database that does not answer": {
+		"an unreachable database": {
 			args: []string{"serve", empty}, env: []string{nowhere, "HTTP_SERVER_LISTEN_ADDRESS=127.0.0.1:0"},
 			want: []string{"127.0.0.1:1"},
 		},
-		"a value that cannot be":             {args: []string{"serve", conf}, want: []string{"worker_submit_interval", "soon"}},
-		"a port that is taken":               {args: []string{"dev", "--listen", taken.Addr().String()}, want: []string{taken.Addr().String(), "--listen"}},
-		"an address that others can reach":   {args: []string{"dev", "--listen", "0.0.0.0:0"}, want: []string{"0.0.0.0:0", "http_server_api_tokens"}},
-		"an address that is none":            {args: []string{"dev", "--listen", "5000"}, want: []string{"--listen"}},
-		"verifying where nothing is running": {args: []string{"ara", "verify", "--data-dir", empty}, want: []string{"flotilla-os dev"}},
+		"a malformed value":               {args: []string{"serve", conf}, want: []string{"worker_submit_interval", "soon"}},
+		"a port that is taken":            {args: []string{"dev", "--listen", taken.Addr().String()}, want: []string{taken.Addr().String(), "--listen"}},
+		"a public address without tokens": {args: []string{"dev", "--listen", "0.0.0.0:0"}, want: []string{"0.0.0.0:0", "http_server_api_tokens"}},
+		"a malformed address":             {args: []string{"dev", "--listen", "5000"}, want: []string{"--listen"}},
+		"verifying where no server runs":  {args: []string{"ara", "verify", "--data-dir", empty}, want: []string{"flotilla-os dev"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			stdout, stderr, status := atShell(t, t.TempDir(), mistake.env, mistake.args...)
 			assert.Equal(t, 1, status)
 			assert.Empty(t, stdout)
-			said := lastLine(stderr)
-			assert.True(t, strings.HasPrefix(said, "flotilla-os: "), stderr)
+			line := lastLine(stderr)
+			assert.True(t, strings.HasPrefix(line, "flotilla-os: "), stderr)
 			for _, part := range mistake.want {
-				assert.Contains(t, said, part)
+				assert.Contains(t, line, part)
 			}
 			assert.NotContains(t, stderr, secret)
 			assert.NotContains(t, stderr, "goroutine ")
@@ -107,119 +102,127 @@ func TestHelpNamesEveryCommand(t *testing.T) {
 	}
 }
 
-// devMode starts dev in dir and waits until it answers.
-func devMode(t *testing.T, dir string) (url string, cmd *exec.Cmd, log *logWatch) {
-	t.Helper()
-	program, err := faultyProgram()
-	require.NoError(t, err)
-	cmd = exec.Command(program, "dev", "--listen", "127.0.0.1:0")
-	cmd.Dir = dir
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "TERMINATE_GRACE_SECONDS=1"}
-	log = newLogWatch()
-	cmd.Stderr = log
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() {
-		if cmd.ProcessState == nil {
-			_ = cmd.Process.Signal(syscall.SIGTERM)
-			_ = cmd.Wait()
-		}
-		if t.Failed() {
-			t.Log(log.tail())
-		}
-	})
-	line := log.await(nil, "serving", recovery)
-	require.NotNil(t, line, log.tail())
-	return fmt.Sprintf("http://%s", line["address"]), cmd, log
+// devServer is a `flotilla-os dev` in a folder of its own.
+type devServer struct {
+	*server
+	dir string
 }
 
-// removeHome removes the database that root's dev mode keeps outside dir.
-func removeHome(t *testing.T, dir string) {
+// newDevServer returns a dev mode that has not been started. It removes the database that root's dev mode keeps outside
+// the folder when the test ends.
+func newDevServer(t *testing.T) *devServer {
+	t.Helper()
+	dir := t.TempDir()
 	t.Cleanup(func() {
 		home, err := postgres.HomeOf(postgres.ServerConfig{DataDir: filepath.Join(dir, ".flotilla")})
 		require.NoError(t, err)
 		require.NoError(t, os.RemoveAll(home))
 	})
+	return &devServer{dir: dir}
 }
 
-func TestDevModeKeepsWhatItHasAndEndsByCtrlC(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	removeHome(t, dir)
-	url, cmd, _ := devMode(t, dir)
-
-	var samples struct{ Definitions []state.Definition }
-	status, err := call(t.Context(), http.MethodGet, url+"/api/v6/task", nil, &samples)
+// start starts dev mode and waits until it listens.
+func (d *devServer) start(t *testing.T) {
+	t.Helper()
+	program, err := faultyProgram()
 	require.NoError(t, err)
-	require.Equal(t, http.StatusOK, status)
+	cmd := exec.Command(program, "dev", "--listen", "127.0.0.1:0")
+	cmd.Dir = d.dir
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + d.dir, "TERMINATE_GRACE_SECONDS=1"}
+	d.server = &server{in: &installation{t: t}, cmd: cmd, output: newOutput(), exited: make(chan struct{})}
+	s := d.server
+	cmd.Stderr = s.output
+	require.NoError(t, cmd.Start())
+	go func() {
+		defer close(s.exited)
+		_ = cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM) // fails if it has exited
+		s.awaitExit("dev mode does not exit")
+		if t.Failed() {
+			t.Log(s.output.tail())
+		}
+	})
+	line := s.output.await(s.exited, "serving")
+	require.NotNil(t, line, s.output.tail())
+	s.url = fmt.Sprintf("http://%s", line["address"])
+}
+
+// interrupt ends dev mode as Ctrl-C does and requires exit status 0.
+func (d *devServer) interrupt(t *testing.T) {
+	t.Helper()
+	require.NoError(t, d.cmd.Process.Signal(os.Interrupt))
+	d.awaitExit("dev mode does not exit after Ctrl-C")
+	require.True(t, d.cmd.ProcessState.Success(), "dev mode ended by %v", d.cmd.ProcessState)
+}
+
+// postgresURL returns the URL of dev mode's Postgres, or an error if it does not run.
+func (d *devServer) postgresURL() (string, error) {
+	return postgres.RunningURL(filepath.Join(d.dir, ".flotilla"))
+}
+
+// runHello submits a run of the sample definition.
+func (d *devServer) runHello(fields ...object) string {
+	d.in.t.Helper()
+	var run created
+	d.mustCall(http.MethodPut, "/task/alias/hello/execute", runRequest(fields...), &run)
+	return run.ID
+}
+
+func TestDevModeKeepsItsDataAndEndsByCtrlC(t *testing.T) {
+	t.Parallel()
+	d := newDevServer(t)
+	d.start(t)
+
+	var samples struct{ Definitions []object }
+	d.mustCall(http.MethodGet, "/task", nil, &samples)
 	assert.NotEmpty(t, samples.Definitions)
 
-	_, stderr, refused := atShell(t, dir, nil, "dev", "--listen", "127.0.0.1:0")
+	_, stderr, refused := atShell(t, d.dir, nil, "dev", "--listen", "127.0.0.1:0")
 	assert.Equal(t, 1, refused, "a second copy in the same folder")
 	assert.Contains(t, lastLine(stderr), ".flotilla")
 
-	var run state.Run
-	status, err = call(t.Context(), http.MethodPut, url+"/api/v6/task/alias/hello/execute",
-		object{"run_tags": object{"owner_id": "me"}}, &run)
-	require.NoError(t, err)
-	require.Equal(t, http.StatusOK, status)
-
-	stdout, stderr, verified := atShell(t, dir, nil, "ara", "verify", "--data-dir", ".flotilla", "--json")
+	run := d.runHello()
+	stdout, stderr, verified := atShell(t, d.dir, nil, "ara", "verify", "--data-dir", ".flotilla", "--json")
 	assert.Equal(t, 0, verified, stderr)
 	var report state.ARAReport
 	require.NoError(t, json.Unmarshal([]byte(stdout), &report))
 	assert.EqualValues(t, 1, report.Runs)
 
-	require.NoError(t, cmd.Process.Signal(os.Interrupt))
-	require.NoError(t, cmd.Wait(), "Ctrl-C is no failure")
-	_, err = postgres.RunningURL(filepath.Join(dir, ".flotilla"))
-	require.Error(t, err, "its Postgres ended with it")
+	d.interrupt(t)
+	_, err := d.postgresURL()
+	require.Error(t, err, "its Postgres ends with it")
 
-	url, _, _ = devMode(t, dir)
-	require.Eventually(t, func() bool {
-		var again state.Run
-		status, err := call(t.Context(), http.MethodGet, url+"/api/v6/history/"+run.RunID, nil, &again)
-		return err == nil && status == http.StatusOK && again.Status == state.StatusStopped &&
-			again.ExitCode != nil && *again.ExitCode == 0
-	}, recovery, 50*time.Millisecond, "the second start finds the run of the first")
+	d.start(t)
+	assert.EqualValues(t, 0, d.awaitStopped(run).code(), "the second start executes the run of the first")
 }
 
-// A dev mode that was killed leaves its Postgres and its runs behind; the next
-// start takes over both.
-func TestDevModeTakesOverWhatACrashLeft(t *testing.T) {
+// A dev mode that was killed leaves its Postgres and its runs behind; the next start takes over both.
+func TestDevModeTakesOverAfterACrash(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	removeHome(t, dir)
-	url, cmd, _ := devMode(t, dir)
-	var run state.Run
-	status, err := call(t.Context(), http.MethodPut, url+"/api/v6/task/alias/hello/execute",
-		object{"run_tags": object{"owner_id": "me"}, "command": "sleep 1; echo survived"}, &run)
-	require.NoError(t, err)
-	require.Equal(t, http.StatusOK, status)
-	require.NoError(t, cmd.Process.Kill())
-	require.Error(t, cmd.Wait())
-	left, err := postgres.RunningURL(filepath.Join(dir, ".flotilla"))
-	require.NoError(t, err, "the crash left its Postgres")
+	d := newDevServer(t)
+	d.start(t)
+	run := d.runHello(object{"command": "sleep 1; echo survived"})
+	d.kill()
+	left, err := d.postgresURL()
+	require.NoError(t, err, "the crash leaves Postgres running")
 
-	url, cmd, _ = devMode(t, dir)
-	now, err := postgres.RunningURL(filepath.Join(dir, ".flotilla"))
+	d.start(t)
+	now, err := d.postgresURL()
 	require.NoError(t, err)
-	assert.Equal(t, left, now, "it is used on")
-	require.Eventually(t, func() bool {
-		status, err := call(t.Context(), http.MethodGet, url+"/api/v6/history/"+run.RunID, nil, &run)
-		return err == nil && status == http.StatusOK && run.Status == state.StatusStopped
-	}, recovery, 50*time.Millisecond)
-	assert.EqualValues(t, 0, *run.ExitCode)
-	require.NoError(t, cmd.Process.Signal(os.Interrupt))
-	require.NoError(t, cmd.Wait())
-	_, err = postgres.RunningURL(filepath.Join(dir, ".flotilla"))
-	require.Error(t, err, "an adopted Postgres ends with us too")
+	assert.Equal(t, left, now, "the next start uses the same Postgres")
+	assert.EqualValues(t, 0, d.awaitStopped(run).code())
+	d.interrupt(t)
+	_, err = d.postgresURL()
+	require.Error(t, err, "an adopted Postgres ends with dev mode too")
 }
 
 func TestDemoTellsTheStory(t *testing.T) {
 	t.Parallel()
 	for name, env := range map[string][]string{
-		"with the limits that this machine has": nil,
-		"by the watchdog":                       {"LOCAL_LIMIT_MODE=watchdog"},
+		"with the limits of this machine": nil,
+		"with the watchdog":               {"LOCAL_LIMIT_MODE=watchdog"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -228,17 +231,15 @@ func TestDemoTellsTheStory(t *testing.T) {
 			assert.Contains(t, stdout, "exit code 137, OOMKilled")
 			assert.Contains(t, stdout, "896 MB")
 			assert.Contains(t, stdout, "734003200", "the log of run 2")
-			assert.NotContains(t, stdout, "\x1b[", "no colours where nobody looks")
+			assert.NotContains(t, stdout, "\x1b[", "no colours without a terminal")
 		})
 	}
 }
 
-func TestVerifyFailsForARunThatIsNotIdentifiedByItsCommand(t *testing.T) {
+func TestVerifyFailsIfAHashIsNotThatOfTheCommand(t *testing.T) {
 	t.Parallel()
-	server := pgtest.NewServer(t)
-	url := server.CreateDatabase("verify")
-	in := newInstallation(t, url)
-	env := []string{"DATABASE_URL=" + url}
+	in := newInstallation(t, pgtest.New(t).URL)
+	env := []string{"DATABASE_URL=" + in.dbURL}
 	_, stderr, status := atShell(t, in.dir, env, "migrate", in.conf)
 	require.Equal(t, 0, status, stderr)
 
@@ -260,5 +261,5 @@ func TestVerifyFailsForARunThatIsNotIdentifiedByItsCommand(t *testing.T) {
 	assert.Equal(t, 1, status)
 	assert.Contains(t, stdout, "MUST BE 0")
 	_, _, status = atShell(t, in.dir, env, "ara", "verify", in.conf, "--since", "1ns")
-	assert.Equal(t, 0, status, "older rows are not looked at")
+	assert.Equal(t, 0, status, "older rows are not verified")
 }

@@ -1,16 +1,13 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -20,17 +17,17 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// stage is where one crash happens.
+// stage is the installation in which one crash happens.
 type stage struct {
 	*installation
-	t     *testing.T
 	point fault.Name
 	// ran gets a line from each execution of a command.
 	ran string
+	// gate is the marker that opens commands that wait.
+	gate string
 }
 
-// crashCase is one row of docs/crash-points.md: how the program gets to the
-// point, and what must hold in the end.
+// crashCase tests one row of docs/crash-points.md: crash brings the program to the fault point, ends checks the outcome.
 type crashCase struct {
 	crash func(s *stage)
 	ends  func(s *stage)
@@ -48,7 +45,7 @@ func crashCases() map[fault.Name]crashCase {
 		fault.RunningCommitted:     {crashWhileRunning, executedOnce},
 		fault.ExitSeen:             {crashWhileRunning, executedOnce},
 		fault.StoppedCommitted:     {crashWhileRunning, executedOnce},
-		fault.NeedsRetryCommitted:  {crashAfterFailure, executedOnSecondAttempt},
+		fault.NeedsRetryCommitted:  {failFirstAttempt, executedOnSecondAttempt},
 		fault.RetryRequeued:        {crashWhileRequeueing, executedOnSecondAttempt},
 		fault.Deferred:             {crashWhileDeferring, executedOnce},
 		fault.StopCommitted:        {crashWhileStopping, stoppedWith(state.ExitCodeNeverStarted, state.ReasonTerminated)},
@@ -67,12 +64,10 @@ func TestCrashPoints(t *testing.T) {
 		t.Run(string(point), func(t *testing.T) {
 			t.Parallel()
 			in := newInstallation(t, pg.CreateDatabase("crash_"+string(point)))
-			s := &stage{installation: in, t: t, point: point, ran: in.marker("ran")}
+			s := &stage{in, point, in.marker("ran"), in.marker("gate")}
 			c.crash(s)
 			c.ends(s)
-			if !assert.Eventually(t, func() bool { return len(in.processes()) == 0 }, recovery, 20*time.Millisecond) {
-				t.Errorf("processes are left: %v", in.processes())
-			}
+			in.await("no processes left", func() bool { return len(in.processes()) == 0 })
 		})
 	}
 }
@@ -91,118 +86,105 @@ func TestEveryCrashPointHasARowAndATest(t *testing.T) {
 	}
 }
 
-// The marker grows by one line per execution; the log has a line of its own.
+// command returns a command that appends a line to the marker ran and writes a line to its log.
 func (s *stage) command(more string) string {
 	return fmt.Sprintf("echo $FLOTILLA_RUN_ID >> %s; echo hello from the run%s", s.ran, more)
 }
 
-// crashWhileRunning launches one run; the server dies on its way.
+// launch starts a server that dies at the fault point and submits one run to it.
+func (s *stage) launch(command string) (server *server, run string) {
+	server = s.start("a", faultAt(s.point))
+	return server, server.tryRun(server.define(command))
+}
+
 func crashWhileRunning(s *stage) {
-	server := s.start("a", faultAt(s.point))
-	server.launch(server.define(s.command("")))
+	server, _ := s.launch(s.command(""))
 	server.awaitFault()
 }
 
-// crashWhileFull launches more than fits, so that one has to wait.
+// crashWhileFull submits more than fits, so that one run has to wait for the other.
 func crashWhileFull(s *stage) {
 	server := s.start("a", faultAt(s.point), "LOCAL_MEMORY_MB=600")
-	definition := server.define(s.command("; sleep 1"))
-	server.launch(definition)
-	server.launch(definition)
+	definition := server.define(s.command("; " + untilExists(s.gate)))
+	server.tryRun(definition)
+	server.tryRun(definition)
 	server.awaitFault()
+	s.touch(s.gate)
 }
 
-// queueUntouched stores a run that no worker has seen yet.
-func queueUntouched(s *stage) {
-	server := s.start("a", "WORKER_TYPES=retry")
-	require.NotEmpty(s.t, server.launch(server.define(s.command(""))))
-	server.kill()
-}
-
-// failFirstAttempt writes what is committed when a cluster fails an attempt.
-// The local cluster never does, so no server of this test dies there.
+// failFirstAttempt stores a run whose first attempt was failed by its cluster, for a server to find. The local cluster
+// never fails an attempt, so a row is written instead, before any worker has seen the run.
 func failFirstAttempt(s *stage) {
-	queueUntouched(s)
+	server := s.serve("a", onlyWorkers("retry"))
+	server.run(server.define(s.command("")))
+	server.kill()
 	s.exec(`UPDATE task SET status = $1, attempt_count = 1, exit_reason = 'node lost'`, state.StatusNeedsRetry)
 }
-
-func crashAfterFailure(s *stage) { failFirstAttempt(s) }
 
 func crashWhileRequeueing(s *stage) {
 	failFirstAttempt(s)
 	s.start("a", faultAt(s.point)).awaitFault()
 }
 
-// crashWhileDeferring lets the cluster fail to take the run: the folder of the
-// runs is a file.
+// crashWhileDeferring makes the cluster fail to take the run: a file stands where the folder of the runs should be.
 func crashWhileDeferring(s *stage) {
 	server := s.start("a", faultAt(s.point))
 	definition := server.define(s.command(""))
 	runs := filepath.Join(s.dataDir("a"), "runs")
 	require.NoError(s.t, os.Rename(runs, runs+".away"))
 	require.NoError(s.t, os.WriteFile(runs, nil, 0o600))
-	server.launch(definition)
+	server.tryRun(definition)
 	server.awaitFault()
 	require.NoError(s.t, os.Remove(runs))
 	require.NoError(s.t, os.Rename(runs+".away", runs))
 }
 
-// runForEver launches a run that does not end by itself.
-func runForEver(s *stage) (server *server, definition, run string) {
-	server = s.start("a", faultAt(s.point))
-	definition = server.define(s.command("; sleep 1000"))
-	run = server.launch(definition)
-	s.awaitRuns(1, string(state.StatusRunning), recovery)
+// launchEndless submits a run that does not end by itself and waits until its process exists.
+func launchEndless(s *stage) (server *server, run string) {
+	server, run = s.launch(s.command("; sleep 1000"))
+	s.awaitRuns(1, state.StatusRunning)
 	require.NotEmpty(s.t, s.processes(), "a run that is RUNNING has a process")
-	return server, definition, run
+	return server, run
 }
 
 func crashWhileStopping(s *stage) {
-	server, definition, run := runForEver(s)
-	ctx, cancel := context.WithTimeout(s.t.Context(), recovery)
-	defer cancel()
-	_, err := call(ctx, http.MethodDelete, server.url+"/api/v6/task/"+definition+"/history/"+run, nil, nil)
+	server, run := launchEndless(s)
+	path := "/api/v6/task/" + server.get(run).DefinitionID + "/history/" + run
+	_, err := server.call(http.MethodDelete, path, nil, nil)
 	require.Error(s.t, err, "the server dies before it answers")
 	server.awaitFault()
 }
 
-// crashAtDeadline moves the start of a run into the past, so that our sweep
-// acts and not the shim, which enforces the deadline by its own clock.
+// crashAtDeadline moves the start of a run into the past, so that the server's sweep ends the run. The shim, which enforces
+// the deadline by its own clock, does not.
 func crashAtDeadline(s *stage) {
-	server, _, _ := runForEver(s)
+	server, _ := launchEndless(s)
 	s.exec(`UPDATE task SET started_at = now() - interval '1 hour', active_deadline_seconds = 10`)
 	server.awaitFault()
 }
 
-// shimCrash launches a run whose shim dies; the server lives.
-func shimCrash(s *stage) {
-	server := s.start("a", faultAt(s.point))
-	server.launch(server.define(s.command("")))
-	s.awaitRuns(1, string(state.StatusStopped), recovery)
+// shimCrash submits a run whose shim dies while the server lives.
+func shimCrash(s *stage) { shimCrashOf(s, "") }
+
+func shimCrashWithCommand(s *stage) { shimCrashOf(s, "; sleep 1000") }
+
+func shimCrashOf(s *stage, more string) {
+	server, _ := s.launch(s.command(more))
+	s.awaitRuns(1, state.StatusStopped)
 	server.kill()
 }
 
-func shimCrashWithCommand(s *stage) {
-	server := s.start("a", faultAt(s.point))
-	server.launch(server.define(s.command("; sleep 1000")))
-	s.awaitRuns(1, string(state.StatusStopped), recovery)
-	server.kill()
-}
-
-// shimCrashBeforeStart lets shims die until the server has noticed.
+// shimCrashBeforeStart lets shims die until the server defers the run.
 func shimCrashBeforeStart(s *stage) {
-	server := s.start("a", faultAt(s.point))
-	server.launch(server.define(s.command("")))
-	noticed := server.log.await(server.exited, "executing a run met a difficulty; trying again", recovery)
-	require.NotNil(s.t, noticed)
+	server, run := s.launch(s.command(""))
+	server.awaitReason(run)
 	server.kill()
 }
 
 // recovered starts the program again and waits until every run is STOPPED.
 func (s *stage) recovered() (*server, []row) {
-	server := s.start("a")
-	require.NotEmpty(s.t, server.url, "the server does not start again:\n%s", server.log)
-	return server, s.awaitRuns(1, string(state.StatusStopped), recovery)
+	server := s.serve("a")
+	return server, s.awaitRuns(1, state.StatusStopped)
 }
 
 func executedOnce(s *stage) {
@@ -212,19 +194,15 @@ func executedOnce(s *stage) {
 		ids = append(ids, run.id)
 		assert.Equal(s.t, int64(0), run.code.Int64, run)
 		assert.True(s.t, run.code.Valid, run)
-		var log string
-		server.mustCall(http.MethodGet, "/"+run.id+"/logs?raw_text=true", nil, &log)
+		log := server.log(run.id)
 		assert.Equal(s.t, 1, strings.Count(log, "\nhello from the run\n"), "the log of %s is %q", run.id, log)
 	}
-	ran := s.lines(s.ran)
-	slices.Sort(ids)
-	slices.Sort(ran)
-	assert.Equal(s.t, ids, ran, "each run was executed exactly once")
+	assert.ElementsMatch(s.t, ids, s.lines(s.ran), "each run is executed exactly once")
 }
 
 func executedOnSecondAttempt(s *stage) {
 	executedOnce(s)
-	runs := s.awaitRuns(1, string(state.StatusStopped), recovery)
+	runs := s.awaitRuns(1, state.StatusStopped)
 	assert.Equal(s.t, int64(2), runs[0].attempt.Int64)
 }
 
@@ -237,8 +215,8 @@ func stoppedWith(code int64, reason string) func(s *stage) {
 	}
 }
 
-// lost ends a run whose execution was cut off: it is not repeated, and what
-// its code would have been is not known.
+// lost returns the check of a run whose execution was cut off: it is not repeated, its exit code is unknown, and its
+// command was executed at most so many times.
 func lost(most int) func(s *stage) {
 	return func(s *stage) {
 		_, runs := s.recovered()

@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -17,14 +16,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/stitchfix/flotilla-os/clients/kube"
 	"github.com/stitchfix/flotilla-os/clients/kube/kubetest"
 	"github.com/stitchfix/flotilla-os/config"
 )
 
-// Where deploy/ puts things.
+// Names of deploy/.
 const (
 	deployedNamespace = "flotilla"
 	deployedAccount   = "flotilla"
@@ -37,7 +35,7 @@ func kubectl(t *testing.T, args ...string) {
 	require.NoError(t, err, "kubectl %v\n%s", args, output)
 }
 
-// TestDeploy applies what a cluster needs, which leaves it behind, and has the API server check the rest.
+// TestDeploy applies deploy/cluster, which stays in the cluster, and lets the API server check deploy/base.
 func TestDeploy(t *testing.T) {
 	kubetest.Kubeconfig(t)
 	kubectl(t, "apply", "-k", root+"/deploy/cluster")
@@ -79,14 +77,11 @@ func rightsOfTheAccount(t *testing.T) {
 	assert.False(t, may(deployedJobs, "batch", "jobs", "", "deletecollection"), "delete all jobs")
 }
 
-// addCluster does what docs/kubernetes.md tells an operator to do.
+// addCluster follows the steps of docs/kubernetes.md.
 func addCluster(t *testing.T) {
 	admin := kubetest.Open(t)
-	token := accountToken(t, admin)
-	rules := &clientcmd.ClientConfigLoadingRules{Precedence: filepath.SplitList(kubetest.Kubeconfig(t))}
-	loaded, err := rules.Load()
-	require.NoError(t, err)
-	server := loaded.Clusters[loaded.Contexts[loaded.CurrentContext].Cluster]
+	token := deployedToken(t, admin)
+	server := clusterOfKubeconfig(t)
 	folder := t.TempDir()
 	file := filepath.Join(folder, "new")
 	ca := filepath.Join(folder, "ca.crt")
@@ -111,8 +106,8 @@ func addCluster(t *testing.T) {
 	assert.True(t, apierrors.IsForbidden(err), "%v", err)
 }
 
-// accountToken makes a token of the account that does not end, and waits for it.
-func accountToken(t *testing.T, admin *kube.Cluster) string {
+// deployedToken creates a token without expiry of the deployed account and waits for it.
+func deployedToken(t *testing.T, admin *kube.Cluster) string {
 	t.Helper()
 	secrets := admin.Client.CoreV1().Secrets(deployedNamespace)
 	made, err := secrets.Create(t.Context(), &corev1.Secret{
@@ -127,11 +122,11 @@ func accountToken(t *testing.T, admin *kube.Cluster) string {
 	require.Eventually(t, func() bool {
 		made, err = secrets.Get(t.Context(), name, metav1.GetOptions{})
 		return err == nil && len(made.Data[corev1.ServiceAccountTokenKey]) > 0
-	}, time.Minute, 50*time.Millisecond)
+	}, patience, poll)
 	return string(made.Data[corev1.ServiceAccountTokenKey])
 }
 
-// kubectlCleanup runs after the test's context has ended.
+// kubectlCleanup runs kubectl after the end of the test's context.
 func kubectlCleanup(t *testing.T, args ...string) {
 	if output, err := exec.Command("kubectl", args...).CombinedOutput(); err != nil {
 		t.Errorf("kubectl %v: %v\n%s", args, err, output)

@@ -3,20 +3,18 @@
 package e2e
 
 import (
-	"context"
-	"strings"
+	"cmp"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/stitchfix/flotilla-os/clients/kube/kubetest"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// TestKubeEnds: how a run ends is what its command did, or what kept it from being done.
+// TestKubeEnds checks exit codes and reasons of runs whose command ended, and of runs whose command could not start.
 func TestKubeEnds(t *testing.T) {
 	t.Parallel()
 	k := startKube(t)
@@ -37,73 +35,69 @@ func TestKubeEnds(t *testing.T) {
 		"a child killed for memory": {
 			command: "head -c 900M /dev/zero | tail > /dev/null || true", code: int64(0), reason: "; a child process was OOMKilled"},
 		"an image that does not exist": {image: "127.0.0.1:5055/no-such-image:latest", code: int64(1), reason: "code = NotFound"},
-		"an image name that is none":   {image: "127.0.0.1:5055/UPPER:latest", code: int64(1), reason: "InvalidImageName"},
-		"a service account that cannot be": {
+		"a malformed image name":       {image: "127.0.0.1:5055/UPPER:latest", code: int64(1), reason: "InvalidImageName"},
+		"a malformed service account": {
 			command: "true", launch: object{"service_account": "Not/One"}, code: int64(1), reason: "serviceAccountName"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			k := k.on(t)
-			image := kubetest.Image()
-			if tc.image != "" {
-				image = tc.image
-			}
-			id := k.execute(k.defineImage(image, tc.command, 512), tc.launch)
+			id := k.run(k.define(tc.command, object{"image": cmp.Or(tc.image, kubetest.Image()), "memory": 512}), tc.launch)
 			run := k.awaitStopped(id)
-			assert.Equal(t, tc.code, codeOf(run), run.ExitReason)
+			assert.Equal(t, tc.code, run.code(), run.ExitReason)
 			assert.Contains(t, run.ExitReason, tc.reason)
 			assert.NotNil(t, run.FinishedAt)
-			assert.LessOrEqual(t, run.Attempts, int64(1), "a failure of the user's is never retried")
+			assert.LessOrEqual(t, run.Attempts, int64(1), "a user's failure is never retried")
 			assert.LessOrEqual(t, len(k.pods(id)), 1)
 		})
 	}
 }
 
-// TestKubeSurvivedMemoryKillTeachesNothing: a success is no reason to give more.
-func TestKubeSurvivedMemoryKillTeachesNothing(t *testing.T) {
+// TestKubeSurvivedMemoryKillIsNoHistory checks that a success with a killed child does not increase the memory.
+func TestKubeSurvivedMemoryKillIsNoHistory(t *testing.T) {
 	t.Parallel()
 	k := startKube(t)
-	definition := k.defineImage(kubetest.Image(), "head -c 900M /dev/zero | tail > /dev/null || true", 512)
+	definition := k.define("head -c 900M /dev/zero | tail > /dev/null || true", object{"memory": 512})
 	for range 2 {
-		run := k.awaitStopped(k.execute(definition))
-		require.EqualValues(t, 0, codeOf(run), run.ExitReason)
+		run := k.awaitStopped(k.run(definition))
+		require.EqualValues(t, 0, run.code(), run.ExitReason)
 		require.Contains(t, run.ExitReason, "OOMKilled")
 		assert.EqualValues(t, 512, run.Memory)
 	}
 }
 
-// TestKubeStop: a stopped run is STOPPED at once, and soon the cluster has nothing of it.
+// TestKubeStop checks that a stopped run is STOPPED at once and that its Job and pods are removed.
 func TestKubeStop(t *testing.T) {
 	t.Parallel()
 	k := startKube(t)
 	stop := func(k *kubeServer, id string) {
-		k.stop(id)
+		k.terminate(id)
 		run := k.get(id)
 		assert.Equal(k.t, state.StatusStopped, run.Status)
-		assert.EqualValues(k.t, 1, codeOf(run))
+		assert.EqualValues(k.t, 1, run.code())
 		assert.Contains(k.t, run.ExitReason, state.ReasonTerminated)
 	}
 	nothingLeft := func(k *kubeServer, id string) {
-		require.Eventually(k.t, func() bool {
+		k.await("Job and pods to be removed", func() bool {
 			jobs, err := k.admin.Client.BatchV1().Jobs(k.namespace).List(k.t.Context(), metav1.ListOptions{LabelSelector: "flotilla-run-id=" + id})
 			return err == nil && len(jobs.Items) == 0 && len(k.pods(id)) == 0
-		}, kubePatience, kubePoll, "something is left of the run")
+		})
 		run := k.get(id)
-		assert.EqualValues(k.t, 1, codeOf(run), "what the cluster says later changes nothing")
+		assert.EqualValues(k.t, 1, run.code(), "later events of the cluster change nothing")
 		assert.Contains(k.t, run.ExitReason, state.ReasonTerminated)
 	}
 	t.Run("while it waits for a node", func(t *testing.T) {
 		t.Parallel()
 		k := k.on(t)
-		id := k.run("true", object{"cpu": 50_000})
-		k.awaits(id, "unschedulable", func(r kubeRun) bool { return strings.Contains(r.StatusReason, "Unschedulable") })
+		id := k.execute("true", object{"cpu": 50_000})
+		k.awaitUnschedulable(id)
 		stop(k, id)
 		nothingLeft(k, id)
 	})
 	t.Run("while it runs, and again", func(t *testing.T) {
 		t.Parallel()
 		k := k.on(t)
-		id := k.run("trap 'echo last words; exit 7' TERM; echo begun; sleep 600 & wait")
+		id := k.execute("trap 'echo last words; exit 7' TERM; echo begun; sleep 600 & wait")
 		k.awaitStatus(id, state.StatusRunning)
 		stop(k, id)
 		stop(k, id)
@@ -114,48 +108,9 @@ func TestKubeStop(t *testing.T) {
 	t.Run("when it has ended", func(t *testing.T) {
 		t.Parallel()
 		k := k.on(t)
-		id := k.run("exit 3")
+		id := k.execute("exit 3")
 		k.awaitStopped(id)
-		k.stop(id)
-		assert.EqualValues(t, 3, codeOf(k.get(id)))
+		k.terminate(id)
+		assert.EqualValues(t, 3, k.get(id).code())
 	})
-}
-
-// TestKubeTroubledClusters: a cluster that takes no runs says why, and keeps nobody else waiting.
-func TestKubeTroubledClusters(t *testing.T) {
-	t.Parallel()
-	k := newKube(t)
-	k.addKubeconfig("unreachable", "https://127.0.0.1:1", k.token)
-	k.addKubeconfig("forbidden", k.api.url(), k.powerlessToken())
-	k.server = k.serve("one", "EKS_CLUSTERS="+mainCluster+",unreachable,forbidden,unconfigured")
-
-	waiting := map[string]string{}
-	for _, cluster := range []string{"unreachable", "forbidden", "unconfigured"} {
-		waiting[cluster] = k.run("true", object{"cluster": cluster})
-	}
-	good := k.run("true")
-	assert.EqualValues(t, 0, codeOf(k.awaitStopped(good)), "a run elsewhere is not affected")
-	for cluster, reason := range map[string]string{
-		"unreachable": "connection refused", "forbidden": "cannot create resource", "unconfigured": "There is no configuration",
-	} {
-		k.awaits(waiting[cluster], "explained", func(r kubeRun) bool {
-			return r.Status == state.StatusQueued && strings.Contains(r.StatusReason, reason)
-		})
-	}
-	// Two of the clusters come to life.
-	for _, cluster := range []string{"unconfigured", "unreachable"} {
-		k.addKubeconfig(cluster, k.api.url(), k.token)
-	}
-	for _, cluster := range []string{"unconfigured", "unreachable"} {
-		assert.EqualValues(t, 0, codeOf(k.awaitStopped(waiting[cluster])), cluster)
-	}
-}
-
-// powerlessToken is that of an account without any right.
-func (k *kubeServer) powerlessToken() string {
-	k.t.Helper()
-	made, err := k.admin.Client.CoreV1().ServiceAccounts(k.namespace).CreateToken(context.Background(), "default",
-		&authenticationv1.TokenRequest{}, metav1.CreateOptions{})
-	require.NoError(k.t, err)
-	return made.Status.Token
 }

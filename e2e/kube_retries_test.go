@@ -19,10 +19,10 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// againCommand runs for ever at the first attempt and ends at the second.
+// againCommand ends at the second attempt only and writes the number of the attempt.
 const againCommand = `case $HOSTNAME in *-2-*) echo second; exit 0;; esac; echo first; sleep 600`
 
-// TestKubeRetries: what the cluster does to a run is made good by another attempt.
+// TestKubeRetries checks that a run gets another attempt if the cluster ends its pod.
 func TestKubeRetries(t *testing.T) {
 	t.Parallel()
 	k := startKube(t, "RETRY_BASE_DELAY=1s")
@@ -42,12 +42,12 @@ func TestKubeRetries(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			k := k.on(t)
-			id := k.run(againCommand)
+			id := k.execute(againCommand)
 			k.awaitStatus(id, state.StatusRunning)
-			require.Eventually(t, func() bool { return linesOf(k.log(id), "first") == 1 }, kubePatience, kubePoll)
+			k.await("the first line of the log", func() bool { return linesOf(k.log(id), "first") == 1 })
 			lose(t, k.pods(id)[0])
 			run := k.awaitStopped(id)
-			assert.EqualValues(t, 0, codeOf(run), run.ExitReason)
+			assert.EqualValues(t, 0, run.code(), run.ExitReason)
 			assert.EqualValues(t, 2, run.Attempts)
 			assert.True(t, strings.HasPrefix(run.PodName, id+"-2-"), run.PodName)
 			log := k.log(id)
@@ -55,13 +55,13 @@ func TestKubeRetries(t *testing.T) {
 			assert.True(t, both, log)
 			assert.Equal(t, 1, linesOf(first, "first"), log)
 			assert.Equal(t, 1, linesOf(second, "second"), log)
-			assert.Equal(t, log, k.polled(id))
+			assert.Equal(t, log, k.pagedLog(id))
 		})
 	}
 }
 
-// TestKubeNodeIsDeleted: a node that is taken away takes its pods along. The node is one that only the API server
-// knows, so that nobody else's pods are on it.
+// TestKubeNodeIsDeleted checks that a run gets another attempt if its node is deleted. The node is an object without a
+// machine, so that no other test's pods are on it.
 func TestKubeNodeIsDeleted(t *testing.T) {
 	t.Parallel()
 	k := startKube(t, "RETRY_BASE_DELAY=1s")
@@ -74,8 +74,8 @@ func TestKubeNodeIsDeleted(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	id := k.run("true", object{"cpu": 50_000})
-	k.awaits(id, "unschedulable", func(r kubeRun) bool { return strings.Contains(r.StatusReason, "Unschedulable") })
+	id := k.execute("true", object{"cpu": 50_000})
+	k.awaitUnschedulable(id)
 	pod := k.pods(id)[0]
 	require.NoError(t, pods.Bind(t.Context(), &corev1.Binding{
 		ObjectMeta: metav1.ObjectMeta{Name: pod.Name}, Target: corev1.ObjectReference{Kind: "Node", Name: node},
@@ -87,57 +87,57 @@ func TestKubeNodeIsDeleted(t *testing.T) {
 	run := k.awaitStatus(id, state.StatusRunning)
 	assert.Equal(t, node, run.Instance.DNSName)
 	require.NoError(t, nodes.Delete(t.Context(), node, metav1.DeleteOptions{}))
-	k.awaits(id, "tried again", func(r kubeRun) bool { return r.Attempts == 2 && strings.Contains(r.StatusReason, "Unschedulable") })
-	k.stop(id)
+	k.awaitRun(id, "unschedulable at the second attempt", func(r shownRun) bool { return r.Attempts == 2 && strings.Contains(r.StatusReason, "Unschedulable") })
+	k.terminate(id)
 }
 
-// TestKubeRetriesAreUsedUp: a container that never starts is tried as often as configured, and never had a code.
+// TestKubeRetriesAreUsedUp checks that a container that never starts gets as many attempts as configured.
 func TestKubeRetriesAreUsedUp(t *testing.T) {
 	t.Parallel()
 	k := startKube(t, "RETRY_BASE_DELAY=1s", "RETRY_MAX_ATTEMPTS=2", "IMAGE_PULL_DEADLINE=4s")
-	id := k.execute(k.defineImage("127.0.0.1:1/none:latest", "true", 512))
+	id := k.run(k.define("true", object{"image": "127.0.0.1:1/none:latest"}))
 	run := k.awaitStopped(id)
-	assert.EqualValues(t, 1, codeOf(run))
+	assert.EqualValues(t, 1, run.code())
 	assert.EqualValues(t, 2, run.Attempts)
 	assert.Contains(t, run.ExitReason, "The container did not start within 4s: ")
 	assert.Contains(t, run.ExitReason, "127.0.0.1:1")
-	require.Eventually(t, func() bool { return len(k.pods(id)) == 0 }, kubePatience, kubePoll, "its pods are left")
+	k.awaitNoPodsOf(id)
 }
 
-// TestKubeLost: a Job that went while nobody watched.
+// TestKubeLost checks the end of a run whose Job was deleted while no server ran.
 func TestKubeLost(t *testing.T) {
 	t.Parallel()
-	k := startKube(t, "LOST_AFTER=4s")
-	id := k.run("sleep 600")
+	k := startKube(t, lostSoon)
+	id := k.execute("sleep 600")
 	k.awaitStatus(id, state.StatusRunning)
 	k.kill()
 	k.deleteJob(id)
-	require.Eventually(t, func() bool { return len(k.pods(id)) == 0 }, kubePatience, kubePoll)
-	k.server = k.start("one")
+	k.awaitNoPodsOf(id)
+	k.server = k.serve("one")
 	run := k.awaitStopped(id)
 	assert.Nil(t, run.ExitCode)
 	assert.Equal(t, state.ReasonLost, run.ExitReason)
 }
 
-// TestKubeAdopts: Jobs of the program before us have our label on their pods only.
+// TestKubeAdopts checks that Jobs of the old program, which has the run's label on pods only, are followed.
 func TestKubeAdopts(t *testing.T) {
 	t.Parallel()
 	k := startKube(t)
-	id := k.run("sleep 5")
+	id := k.execute("sleep 5")
 	k.awaitStatus(id, state.StatusRunning)
 	k.kill()
 	jobs := k.admin.Client.BatchV1().Jobs(k.namespace)
 	_, err := jobs.Patch(t.Context(), id, types.MergePatchType, []byte(`{"metadata": {"labels": {"flotilla-run-id": null}}}`), metav1.PatchOptions{})
 	require.NoError(t, err)
-	require.Eventually(t, func() bool {
+	k.await("the pod to succeed", func() bool {
 		pods := k.pods(id)
 		return len(pods) == 1 && pods[0].Status.Phase == corev1.PodSucceeded
-	}, kubePatience, kubePoll)
+	})
 	pod := k.pods(id)[0]
 	require.NoError(t, k.admin.Client.CoreV1().Pods(k.namespace).Delete(t.Context(), pod.Name, metav1.DeleteOptions{}))
-	require.Eventually(t, func() bool { return len(k.pods(id)) == 0 }, kubePatience, kubePoll)
-	k.server = k.start("one")
+	k.awaitNoPodsOf(id)
+	k.server = k.serve("one")
 	run := k.awaitStopped(id)
-	assert.EqualValues(t, 0, codeOf(run))
+	assert.EqualValues(t, 0, run.code())
 	assert.Equal(t, "Job "+id+" Exited Successfully", run.ExitReason)
 }

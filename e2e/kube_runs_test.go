@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -20,19 +19,19 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// TestKubeLog: a run's log is there while it runs, after its end, and after its pod is gone.
+// TestKubeLog reads a run's log while the run is RUNNING, after its end, and after its pod was deleted.
 func TestKubeLog(t *testing.T) {
 	t.Parallel()
 	k := startKube(t)
-	// Nothing is traced behind the line that does not end: the cluster would join both.
-	id := k.run("echo begun; sleep 6; echo over >&2; set +x; sleep 1; printf 'no end'")
+	// `set +x` keeps the trace of the last command away from the line without an end, which the cluster would join to it.
+	id := k.execute("echo begun; sleep 6; echo over >&2; set +x; sleep 1; printf 'no end'")
 	k.awaitStatus(id, state.StatusRunning)
-	require.Eventually(t, func() bool { return linesOf(k.log(id), "begun") == 1 }, kubePatience, kubePoll, "no log while it runs")
+	k.await("the log of a RUNNING run", func() bool { return linesOf(k.log(id), "begun") == 1 })
 	require.Equal(t, state.StatusRunning, k.get(id).Status)
 	assert.Zero(t, linesOf(k.log(id), "over"))
 
 	run := k.awaitStopped(id)
-	assert.EqualValues(t, 0, codeOf(run))
+	assert.EqualValues(t, 0, run.code())
 	assert.Equal(t, "Pod "+run.PodName+" Exited Successfully", run.ExitReason)
 	whole := k.log(id)
 	for _, line := range []string{"begun", "over", "no end"} {
@@ -40,44 +39,26 @@ func TestKubeLog(t *testing.T) {
 	}
 
 	k.awaitRecorded(id)
-	pods := k.admin.Client.CoreV1().Pods(k.namespace)
 	k.deleteJob(id)
-	require.Eventually(t, func() bool {
-		list, err := pods.List(t.Context(), metav1.ListOptions{})
-		return err == nil && len(list.Items) == 0
-	}, kubePatience, kubePoll, "the pod is not gone")
-	assert.Equal(t, whole, k.log(id), "the log is there when the pod is gone")
-	assert.Equal(t, whole, k.polled(id), "in pages as well as at once")
-	assert.EqualValues(t, 0, codeOf(k.get(id)), "deleting what has ended changes nothing")
+	k.awaitNoPodsOf(id)
+	assert.Equal(t, whole, k.log(id), "the log does not need the pod")
+	assert.Equal(t, whole, k.pagedLog(id), "the log read in pages")
+	assert.EqualValues(t, 0, k.get(id).code(), "deleting the Job of a STOPPED run changes nothing")
 }
 
-// awaitRecorded waits until the run's Job says that everything of it is recorded.
-func (k *kubeServer) awaitRecorded(job string) {
-	k.t.Helper()
-	require.Eventually(k.t, func() bool {
-		found, err := k.admin.Client.BatchV1().Jobs(k.namespace).Get(k.t.Context(), job, metav1.GetOptions{})
-		require.NoError(k.t, err)
-		marked := found.Annotations["flotilla.stitchfix.com/recorded"] != ""
-		if marked {
-			require.EqualValues(k.t, time.Hour.Seconds(), *found.Spec.TTLSecondsAfterFinished)
-		}
-		return marked
-	}, kubePatience, kubePoll, "the Job is not marked as recorded")
-}
-
-// TestKubeAdaptiveResources is the story of `make demo` on a cluster.
+// TestKubeAdaptiveResources is `make demo` on a cluster.
 func TestKubeAdaptiveResources(t *testing.T) {
 	t.Parallel()
 	k := startKube(t)
-	definition := k.defineImage(kubetest.Image(), "head -c 600M /dev/zero | tail > /dev/null; echo done", 512)
-	first := k.awaitStopped(k.execute(definition))
-	assert.EqualValues(t, 137, codeOf(first))
+	definition := k.define("head -c 600M /dev/zero | tail > /dev/null; echo done", object{"memory": 512})
+	first := k.awaitStopped(k.run(definition))
+	assert.EqualValues(t, 137, first.code())
 	assert.Equal(t, state.ReasonOOMKilled, first.ExitReason)
 	assert.EqualValues(t, 512, first.Memory)
 
-	id := k.execute(definition)
+	id := k.run(definition)
 	second := k.awaitStopped(id)
-	assert.EqualValues(t, 0, codeOf(second), second.ExitReason)
+	assert.EqualValues(t, 0, second.code(), second.ExitReason)
 	assert.EqualValues(t, 896, second.Memory)
 	assert.EqualValues(t, 896, second.MemoryLimit)
 
@@ -90,13 +71,13 @@ func TestKubeAdaptiveResources(t *testing.T) {
 	assert.EqualValues(t, second.CPULimit, sizes.Limits.Cpu().MilliValue())
 }
 
-// TestKubeUsage: what a run uses, and what happened to its pod, come from the cluster.
+// TestKubeUsage checks the usage, the pod events and the manifest of a run.
 func TestKubeUsage(t *testing.T) {
 	t.Parallel()
 	k := startKube(t)
-	id := k.run("x=$(head -c 150M /dev/zero | tr '\\0' a); for i in 1 2 3 4 5 6; do sleep 10; : ${#x}; done")
+	id := k.execute("x=$(head -c 150M /dev/zero | tr '\\0' a); for i in 1 2 3 4 5 6; do sleep 10; : ${#x}; done")
 	run := k.awaitStopped(id)
-	assert.EqualValues(t, 0, codeOf(run), run.ExitReason)
+	assert.EqualValues(t, 0, run.code(), run.ExitReason)
 	assert.Greater(t, run.MaxMemoryUsed, int64(120), "MB")
 	assert.Less(t, run.MaxMemoryUsed, int64(512), "MB")
 	assert.Positive(t, run.MaxCPUUsed)
@@ -119,22 +100,22 @@ func TestKubeUsage(t *testing.T) {
 	assert.Contains(t, manifest, "name: "+id)
 }
 
-// TestKubeLogFollowAlways: what a run wrote is kept although nobody read it before its pod was taken away by force.
+// TestKubeLogFollowAlways checks that eks_log_follow keeps the log of a pod that is deleted by force.
 func TestKubeLogFollowAlways(t *testing.T) {
 	t.Parallel()
 	k := startKube(t, "EKS_LOG_FOLLOW=always", "RETRY_BASE_DELAY=1s")
-	id := k.run(againCommand)
+	id := k.execute(againCommand)
 	k.awaitStatus(id, state.StatusRunning)
 	archive, err := logs.NewFiles(filepath.Join(k.dataDir("one"), "logs"))
 	require.NoError(t, err)
-	require.Eventually(t, func() bool {
+	k.await("the log to be followed", func() bool {
 		part, err := archive.Read(t.Context(), logs.Key{RunID: id, Attempt: 1}, 0, 1<<20)
 		return err == nil && linesOf(string(part.Data), "first") == 1
-	}, kubePatience, kubePoll, "the log is not followed")
+	})
 	require.NoError(t, k.admin.Client.CoreV1().Pods(k.namespace).Delete(t.Context(), k.pods(id)[0].Name,
 		metav1.DeleteOptions{GracePeriodSeconds: new(int64(0))}))
 	run := k.awaitStopped(id)
-	assert.EqualValues(t, 0, codeOf(run), run.ExitReason)
+	assert.EqualValues(t, 0, run.code(), run.ExitReason)
 	log := k.log(id)
 	first, second, both := strings.Cut(log, "--- attempt 2 ---\n")
 	assert.True(t, both, log)
@@ -142,15 +123,16 @@ func TestKubeLogFollowAlways(t *testing.T) {
 	assert.Equal(t, 1, linesOf(second, "second"), log)
 }
 
-// TestKubeTeam: a team's run waits for a node of the team's, and the team is registered where its nodes are provided.
+// TestKubeTeam checks that a team's run waits for a node with the team's label and that the team is registered in the
+// cluster.
 func TestKubeTeam(t *testing.T) {
 	t.Parallel()
 	k := startKube(t)
-	// A name that no other test's node has; the run's label is what a user writes.
+	// No other test has a node of this team. The run's label is what a user writes.
 	team := "Data Science " + k.namespace
 	name := "data-science-" + k.namespace
-	id := k.run("true", object{"labels": object{"team": team}})
-	k.awaits(id, "unschedulable", func(r kubeRun) bool { return strings.Contains(r.StatusReason, "Unschedulable") })
+	id := k.execute("true", object{"labels": object{"team": team}})
+	k.awaitUnschedulable(id)
 
 	registered, err := k.admin.Client.CoreV1().ConfigMaps(k.namespace).Get(t.Context(), "flotilla-team-"+name, metav1.GetOptions{})
 	require.NoError(t, err)
@@ -162,12 +144,12 @@ func TestKubeTeam(t *testing.T) {
 	list, err := nodes.List(t.Context(), metav1.ListOptions{FieldSelector: "spec.unschedulable=false"})
 	require.NoError(t, err)
 	require.NotEmpty(t, list.Items)
-	labelled := func(value string) error {
+	label := func(value string) error {
 		_, err := nodes.Patch(context.Background(), list.Items[0].Name, types.MergePatchType,
 			[]byte(`{"metadata": {"labels": {"team": `+value+`}}}`), metav1.PatchOptions{})
 		return err
 	}
-	require.NoError(t, labelled(strconv.Quote(name)))
-	t.Cleanup(func() { assert.NoError(t, labelled("null")) })
-	assert.EqualValues(t, 0, codeOf(k.awaitStopped(id)))
+	require.NoError(t, label(strconv.Quote(name)))
+	t.Cleanup(func() { assert.NoError(t, label("null")) })
+	assert.EqualValues(t, 0, k.awaitStopped(id).code())
 }

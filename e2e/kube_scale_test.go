@@ -24,29 +24,29 @@ import (
 
 var scaleRuns = flag.Int("scale.runs", 10_000, "runs that BenchmarkKubeScale submits at once")
 
-// What the issue of scale asks for.
+// The goals of the benchmark.
 const (
 	mostRequests = 5.0
 	mostDelay    = 2 * time.Second
 	mostMemory   = 300 // MB
 )
 
-// heldScheduler is nobody's name: pods that ask for it wait until this benchmark gives them nodes.
+// heldScheduler is the name of a scheduler that does not exist. Pods that ask for it wait until the benchmark binds them.
 const heldScheduler = "held-by-benchmark"
 
-// scalePatience bounds each phase.
+// scalePatience bounds each phase of the benchmark.
 const scalePatience = 30 * time.Minute
 
 // BenchmarkKubeScale submits runs to a cluster of simulated nodes, lets all of them wait there at once, and then lets
-// them run and end. The API server counts the requests: all that are made under a service account are the server's.
+// them run and end. The API server counts the requests: only Flotilla makes requests as a service account.
 func BenchmarkKubeScale(b *testing.B) {
 	runs := *scaleRuns
-	// How fast the nodes are simulated is not what is measured.
-	s := newKubeSite(b, "EKS_SCHEDULER_NAME="+heldScheduler, "TERMINATE_GRACE_SECONDS=30", "IMAGE_PULL_DEADLINE=2h")
+	// The held scheduler keeps the speed of the simulated nodes out of the measurement.
+	s := newKubeSiteOn(b, pgtest.NewServer(b).CreateDatabase("kube"), "EKS_SCHEDULER_NAME="+heldScheduler, "TERMINATE_GRACE_SECONDS=30", "IMAGE_PULL_DEADLINE=2h")
 	s.recordMoves()
 	server := s.serve("a")
 	idle := residentMB(b, server.cmd.Process.Pid)
-	definition := s.define(server, "true")
+	definition := server.define("true")
 	requests := s.requestsOfAccounts()
 	b.ResetTimer()
 
@@ -69,7 +69,7 @@ func BenchmarkKubeScale(b *testing.B) {
 	total := s.requestsWhenSettled() - requests
 	b.StopTimer()
 
-	s.assertTrue(runs)
+	s.assertEnds(runs)
 	perRun := float64(total) / float64(runs)
 	sinceSeen, sinceEnd := s.delays()
 	rate := float64(runs) / created.Seconds()
@@ -81,9 +81,9 @@ func BenchmarkKubeScale(b *testing.B) {
 		{What: "API requests per run over its life", Measured: fmt.Sprintf("%.2f", perRun),
 			Goal: fmt.Sprintf("<= %.0f", mostRequests), Missed: perRun > mostRequests},
 		{What: "status delay, p50", Measured: ms(percentile(sinceSeen, 50)),
-			Reference: "since the end, of which the seconds are known: " + ms(percentile(sinceEnd, 50))},
+			Reference: "since the end, known to the second: " + ms(percentile(sinceEnd, 50))},
 		{What: "status delay, p99", Measured: ms(slowest), Goal: "< " + mostDelay.String(), Missed: slowest >= mostDelay,
-			Reference: "since the end, of which the seconds are known: " + ms(percentile(sinceEnd, 99))},
+			Reference: "since the end, known to the second: " + ms(percentile(sinceEnd, 99))},
 		{What: "server memory with all runs active", Measured: fmt.Sprintf("%.0f MB", active),
 			Goal: fmt.Sprintf("< %d MB", mostMemory), Missed: active >= mostMemory, Reference: fmt.Sprintf("idle: %.0f MB", idle)},
 		{What: "server memory while they end, at most", Measured: fmt.Sprintf("%.0f MB", peak),
@@ -98,7 +98,7 @@ func BenchmarkKubeScale(b *testing.B) {
 	assert.LessOrEqual(b, perRun, mostRequests, "API requests per run")
 }
 
-// recordMoves has the database note when each run became PENDING and STOPPED.
+// recordMoves makes the database store when each run becomes PENDING and STOPPED.
 func (s *kubeSite) recordMoves() {
 	s.t.Helper()
 	s.serve("schema").kill()
@@ -116,19 +116,16 @@ func (s *kubeSite) lastMove(to state.Status) time.Time {
 	return at
 }
 
-// submit asks for all runs from many clients at once.
+// submit submits all runs from many clients at once.
 func (s *kubeSite) submit(server *server, definition string, runs int) {
 	s.t.Helper()
 	var group errgroup.Group
 	group.SetLimit(32)
 	for range runs {
 		group.Go(func() error {
-			ctx, cancel := context.WithTimeout(s.t.Context(), recovery)
-			defer cancel()
-			status, err := call(ctx, http.MethodPut, server.url+"/api/v6/task/"+definition+"/execute",
-				object{"run_tags": object{"owner_id": "scale"}}, nil)
+			status, err := server.call(http.MethodPut, "/api/v6/task/"+definition+"/execute", runRequest(), nil)
 			if err == nil && status != http.StatusOK {
-				err = fmt.Errorf("answered %d", status)
+				err = fmt.Errorf("status %d", status)
 			}
 			return err
 		})
@@ -145,13 +142,13 @@ func (s *kubeSite) awaitCount(what string, wanted int, query string) {
 	}, scalePatience, 200*time.Millisecond, "%s: %d of %d", what, &count, wanted)
 }
 
-// awaitPods waits until the cluster has made a pod for every Job.
+// awaitPods waits until every Job has a pod.
 func (s *kubeSite) awaitPods(wanted int) {
 	s.t.Helper()
 	require.Eventually(s.t, func() bool { return s.seen.withPods() >= wanted }, scalePatience, 200*time.Millisecond)
 }
 
-// bindAll gives every waiting pod a node, in turn.
+// bindAll binds the waiting pods to the nodes in turn.
 func (s *kubeSite) bindAll() {
 	s.t.Helper()
 	nodes, err := s.admin.Client.CoreV1().Nodes().List(s.t.Context(), metav1.ListOptions{})
@@ -174,18 +171,18 @@ func (s *kubeSite) bindAll() {
 	require.NoError(s.t, group.Wait())
 }
 
-// requestsOfAccounts is how many requests of service accounts the API server has let through: the cluster's own parts
-// have certificates instead. Logs pass that count by; nobody but the server asks for any.
+// requestsOfAccounts returns the number of requests of service accounts that the API server has served. The cluster's own
+// parts authenticate by certificates. Requests for logs are counted apart; only the server makes any.
 func (s *kubeSite) requestsOfAccounts() int {
 	s.t.Helper()
 	page, err := s.admin.Client.CoreV1().RESTClient().Get().AbsPath("/metrics").DoRaw(s.t.Context())
 	require.NoError(s.t, err)
 	total := 0.0
 	for line := range strings.Lines(string(page)) {
-		let := strings.HasPrefix(line, `apiserver_flowcontrol_dispatched_requests_total{flow_schema="service-accounts"`)
+		served := strings.HasPrefix(line, `apiserver_flowcontrol_dispatched_requests_total{flow_schema="service-accounts"`)
 		logs := strings.HasPrefix(line, "apiserver_request_total{") && strings.Contains(line, `resource="pods"`) &&
 			strings.Contains(line, `subresource="log"`)
-		if let || logs {
+		if served || logs {
 			value, err := strconv.ParseFloat(strings.TrimSpace(line[strings.LastIndexByte(line, ' '):]), 64)
 			require.NoError(s.t, err)
 			total += value
@@ -194,7 +191,7 @@ func (s *kubeSite) requestsOfAccounts() int {
 	return int(total)
 }
 
-// requestsWhenSettled waits until the runs' whole lives are over: the server asks nothing more of the cluster.
+// requestsWhenSettled waits until the server makes no further requests and returns their number.
 func (s *kubeSite) requestsWhenSettled() int {
 	s.t.Helper()
 	const few, quiet = 5, 10 * time.Second
@@ -208,8 +205,8 @@ func (s *kubeSite) requestsWhenSettled() int {
 	}
 }
 
-// assertTrue checks how the runs ended, and that each had one Job and one pod.
-func (s *kubeSite) assertTrue(runs int) {
+// assertEnds checks how the runs ended and that each had one Job and one pod.
+func (s *kubeSite) assertEnds(runs int) {
 	s.t.Helper()
 	all, err := s.rows(s.t.Context())
 	require.NoError(s.t, err)
@@ -222,12 +219,12 @@ func (s *kubeSite) assertTrue(runs int) {
 		}
 	}
 	assert.Len(s.t, ids, runs)
-	assert.Zero(s.t, wrong, "runs that did not end as they did")
+	assert.Zero(s.t, wrong, "runs with a wrong end")
 	s.seen.onceEach(s.t, ids...)
 }
 
-// delays are the times until a run's row was STOPPED, since the benchmark's own watch showed its pod's end,
-// and since that end. The latter is known in whole seconds only, so that it seems up to a second longer ago.
+// delays returns the times until a run's row was STOPPED, since the benchmark's own watch showed the end of its pod, and
+// since that end. The time of the end has whole seconds, so the latter delays are up to one second too long.
 func (s *kubeSite) delays() (sinceSeen, sinceEnd []time.Duration) {
 	s.t.Helper()
 	found, err := s.db.QueryContext(s.t.Context(),
@@ -245,7 +242,7 @@ func (s *kubeSite) delays() (sinceSeen, sinceEnd []time.Duration) {
 	return sinceSeen, sinceEnd
 }
 
-// memoryPeak is the most resident memory of a server while work goes on, in MB.
+// memoryPeak returns the largest resident memory of a server, in MB, while work runs.
 func memoryPeak(b *testing.B, server *server, work func()) float64 {
 	b.Helper()
 	ctx, done := context.WithCancel(b.Context())
@@ -262,11 +259,4 @@ func memoryPeak(b *testing.B, server *server, work func()) float64 {
 	done()
 	require.NoError(b, group.Wait())
 	return max(peak, residentMB(b, pid))
-}
-
-// withPods is how many Jobs ever had a pod.
-func (w *witness) withPods() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.pods)
 }

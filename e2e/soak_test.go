@@ -20,25 +20,22 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// soakRuns is how many runs each soak test has acknowledged; `make verify` and
-// `make soak` ask for more than `make test`.
+// soakRuns is the number of runs that each soak test gets acknowledged. `make verify` and `make soak` set more than
+// `make test` does.
 var soakRuns = flag.Int("soak.runs", 40, "runs that each soak test submits")
 
 const (
 	soakClients = 16
-	// leastDisturbances come before the end, however fast the machine is.
+	// leastDisturbances is the number of disturbances that each test waits for, however fast the machine is.
 	leastDisturbances = 3
-	// hang is how long a request may take before it counts as hanging.
-	hang = 30 * time.Second
 )
 
-// soak is clients that submit, servers that are killed under them, and the
-// account that must come out in the end.
+// soak submits runs from many clients while servers or the database are killed, and accounts for every run.
 type soak struct {
 	*installation
 	definition string
 	servers    []*soakServer
-	// acknowledged are the runs whose creation was answered with 200.
+	// acknowledged holds the ids of the runs whose creation was answered with 200.
 	mu           sync.Mutex
 	acknowledged []string
 	statuses     map[int]int
@@ -46,7 +43,7 @@ type soak struct {
 	disturbed    atomic.Int64
 }
 
-// soakServer is a server that comes and goes under one name.
+// soakServer is a server that is restarted under the same name.
 type soakServer struct {
 	name    string
 	current atomic.Pointer[server]
@@ -57,8 +54,7 @@ func newSoak(t *testing.T, dbURL string, names ...string) *soak {
 	s := &soak{installation: newInstallation(t, dbURL), statuses: map[int]int{}}
 	for _, name := range names {
 		one := &soakServer{name: name}
-		one.current.Store(s.start(name))
-		require.NotEmpty(t, one.current.Load().url, "the server does not start:\n%s", one.current.Load().log)
+		one.current.Store(s.serve(name))
 		s.servers = append(s.servers, one)
 	}
 	s.definition = s.servers[0].current.Load().define("echo $FLOTILLA_RUN_ID >> " + s.marker("ran"))
@@ -71,11 +67,11 @@ func (s *soak) restart(one *soakServer) {
 	one.current.Store(s.start(one.name))
 }
 
-// submit has the clients submit until enough runs are acknowledged, and calls
-// disturb again and again meanwhile, a few times at least.
+// submit lets the clients submit until enough runs are acknowledged. Meanwhile it calls disturb again and again, at least
+// leastDisturbances times.
 func (s *soak) submit(disturb func(ctx context.Context)) {
 	s.t.Helper()
-	ctx, enough := context.WithTimeout(s.t.Context(), time.Duration(*soakRuns)*time.Second/2+2*time.Minute)
+	ctx, enough := context.WithTimeout(s.t.Context(), soakPatience())
 	defer enough()
 	var group errgroup.Group
 	for client := range soakClients {
@@ -96,11 +92,10 @@ func (s *soak) submit(disturb func(ctx context.Context)) {
 	require.GreaterOrEqual(s.t, len(s.acknowledged), *soakRuns, "answers were %v", s.statuses)
 }
 
-// submitOne asks for one run, and answers how many are acknowledged. Half of
-// the clients send an idempotence key and insist on it until it is answered,
-// the others just go on.
+// submitOne submits one run and returns how many runs are acknowledged. Half of the clients send an idempotence key and
+// repeat the request until it is answered; the others do not repeat it.
 func (s *soak) submitOne(ctx context.Context, client, request int) int {
-	body := object{"run_tags": object{"owner_id": "soak"}}
+	body := runRequest()
 	insists := client%2 == 0
 	if insists {
 		body["idempotence_key"] = fmt.Sprintf("soak-%d-%d", client, request)
@@ -117,7 +112,7 @@ func (s *soak) submitOne(ctx context.Context, client, request int) int {
 		if status == http.StatusOK {
 			return count
 		}
-		select { // the server is away, or says that its database is
+		select { // the server or its database is away
 		case <-ctx.Done():
 			return count
 		case <-time.After(10 * time.Millisecond):
@@ -128,13 +123,11 @@ func (s *soak) submitOne(ctx context.Context, client, request int) int {
 	}
 }
 
-// send asks one server; status 0 is a server that went away.
+// send submits a run to one server and returns status 0 if the server died.
 func (s *soak) send(body object, one *soakServer) (run string, status int) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.t.Context()), hang)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.t.Context()), patience)
 	defer cancel()
-	var answer struct {
-		ID string `json:"run_id"`
-	}
+	var answer created
 	url := one.current.Load().url + "/api/v6/task/" + s.definition + "/execute"
 	status, err := call(ctx, http.MethodPut, url, body, &answer)
 	if ctx.Err() != nil {
@@ -148,14 +141,13 @@ func (s *soak) send(body object, one *soakServer) (run string, status int) {
 	return answer.ID, status
 }
 
-// settle waits until all runs are STOPPED and closes the account.
+// settle waits until all runs are STOPPED and accounts for them.
 func (s *soak) settle() {
 	s.t.Helper()
 	for _, one := range s.servers {
-		s.restart(one) // the last thing that happens to everybody is a crash
+		s.restart(one) // the last disturbance is a crash of every server
 	}
-	patience := 2*time.Minute + time.Duration(*soakRuns)*time.Second/2
-	runs := s.awaitRuns(len(s.acknowledged), string(state.StatusStopped), patience)
+	runs := s.awaitRunsFor(soakPatience(), len(s.acknowledged), state.StatusStopped)
 	executed := map[string]int{}
 	for _, id := range s.lines(s.marker("ran")) {
 		executed[id]++
@@ -167,19 +159,29 @@ func (s *soak) settle() {
 		assert.Equal(s.t, 1, executed[run.id], "executions of %s", run.id)
 	}
 	for _, id := range s.acknowledged {
-		assert.True(s.t, stored[id], "%s was acknowledged and is gone", id)
+		assert.True(s.t, stored[id], "%s was acknowledged but is not stored", id)
 	}
-	assert.Len(s.t, executed, len(runs), "nothing was executed that is not stored")
-	assert.Zero(s.t, s.hung, "requests hung")
+	assert.Len(s.t, executed, len(runs), "every executed run is stored")
+	assert.Zero(s.t, s.hung, "requests without an answer")
 	for status := range s.statuses {
 		assert.Contains(s.t, []int{0, http.StatusOK, http.StatusServiceUnavailable}, status, "answers were %v", s.statuses)
 	}
-	s.t.Logf("%d runs stored, %d acknowledged; answers by status (0: the server was away): %v",
+	s.t.Logf("%d runs stored, %d acknowledged; answers by status (0: the server died): %v",
 		len(runs), len(s.acknowledged), s.statuses)
 }
 
-// aWhile is the time between two disturbances.
-func aWhile(ctx context.Context, least, spread time.Duration) {
+// answered returns how many requests were answered with the status.
+func (s *soak) answered(status int) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.statuses[status]
+}
+
+// soakPatience bounds the submitting, and the waiting for the end, of all runs.
+func soakPatience() time.Duration { return patience + time.Duration(*soakRuns)*time.Second }
+
+// pause waits for a random time from least to least+spread, or until ctx ends.
+func pause(ctx context.Context, least, spread time.Duration) {
 	timer := time.NewTimer(least + rand.N(spread))
 	defer timer.Stop()
 	select {
@@ -192,7 +194,7 @@ func TestSoakServerRestarts(t *testing.T) {
 	pg := pgtest.NewServer(t)
 	s := newSoak(t, pg.CreateDatabase("soak"), "a")
 	s.submit(func(ctx context.Context) {
-		aWhile(ctx, 300*time.Millisecond, time.Second)
+		pause(ctx, 300*time.Millisecond, time.Second)
 		s.restart(s.servers[0])
 	})
 	s.settle()
@@ -203,7 +205,7 @@ func TestSoakTwoServers(t *testing.T) {
 	s := newSoak(t, pg.CreateDatabase("soak"), "a", "b")
 	next := 0
 	s.submit(func(ctx context.Context) {
-		aWhile(ctx, 200*time.Millisecond, 500*time.Millisecond)
+		pause(ctx, 200*time.Millisecond, 500*time.Millisecond)
 		s.restart(s.servers[next%2])
 		next++
 	})
@@ -214,11 +216,14 @@ func TestSoakPostgresRestarts(t *testing.T) {
 	pg := pgtest.NewServer(t, pgtest.Setting("max_connections", strconv.Itoa(200)))
 	s := newSoak(t, pg.CreateDatabase("soak"), "a", "b")
 	s.submit(func(ctx context.Context) {
-		aWhile(ctx, 500*time.Millisecond, time.Second)
+		pause(ctx, 500*time.Millisecond, time.Second)
+		before := s.answered(http.StatusServiceUnavailable)
 		pg.Kill()
-		aWhile(ctx, 100*time.Millisecond, 400*time.Millisecond)
+		for ctx.Err() == nil && s.answered(http.StatusServiceUnavailable) == before {
+			pause(ctx, 100*time.Millisecond, 400*time.Millisecond)
+		}
 		pg.Start()
 	})
-	require.Positive(t, s.statuses[http.StatusServiceUnavailable], "nobody met the database being away: %v", s.statuses)
+	require.Positive(t, s.statuses[http.StatusServiceUnavailable], "no request arrived while the database was away: %v", s.statuses)
 	s.settle()
 }

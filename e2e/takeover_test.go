@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -14,51 +13,53 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// The program is pointed at a database of the program before it, works, and
-// leaves a database in which the old one could go on (data-model.md).
-func TestADatabaseOfTheOldProgramIsServed(t *testing.T) {
-	t.Parallel()
-	old := pgtest.New(t)
+// oldInstallation returns an installation on a database of the old program, with that program's rows (data-model.md).
+func oldInstallation(t *testing.T, env ...string) *installation {
+	t.Helper()
 	script, err := os.ReadFile(filepath.Join(root, "state", "testdata", "old_database.sql"))
 	require.NoError(t, err)
-	_, err = old.Open(t).ExecContext(t.Context(), string(script))
-	require.NoError(t, err)
-	in := newInstallation(t, old.URL)
-	in.exec(`UPDATE task SET cluster_name = 'local', description = 'nightly', command_hash = md5('nightly') WHERE run_id = 'eks-queued'`)
-	s := in.start("one")
+	in := newInstallation(t, pgtest.New(t).URL, env...)
+	in.exec(string(script))
+	return in
+}
 
-	queued := in.finished("eks-queued")
-	assert.EqualValues(t, 0, queued.code, "a run that the old program queued is executed")
-	assert.EqualValues(t, 1024, queued.memory, "a run that shares its description with one that was killed inherits nothing")
-	assert.Equal(t, state.StatusRunning, s.get("eks-running").Status, "a run of a cluster that is not reached is not touched")
+// The program works on a database of the old program and leaves one on which the old program can work again.
+func TestADatabaseOfTheOldProgramIsServed(t *testing.T) {
+	t.Parallel()
+	in := oldInstallation(t)
+	in.exec(`UPDATE task SET cluster_name = 'local', description = 'nightly', command_hash = md5('nightly') WHERE run_id = 'eks-queued'`)
+	s := in.serve("one")
+
+	queued := s.awaitStopped("eks-queued")
+	assert.EqualValues(t, 0, queued.code(), "a run that the old program queued is executed")
+	assert.EqualValues(t, 1024, queued.Memory, "a killed run with the same description but another command is no history")
+	assert.Equal(t, state.StatusRunning, s.get("eks-running").Status, "a run of an unreachable cluster stays as it is")
 	lost := s.get("eks-lost-in-queue")
 	assert.Equal(t, state.StatusStopped, lost.Status)
-	require.NotNil(t, lost.ExitReason)
+	require.NotEmpty(t, lost.ExitReason)
 
-	again := in.finished(s.run("def-full", nil))
-	assert.EqualValues(t, 0, again.code)
-	assert.EqualValues(t, 1024, again.memory, "a kill known by the hash of a description teaches nothing")
+	again := s.awaitStopped(s.run("def-full"))
+	assert.EqualValues(t, 0, again.code())
+	assert.EqualValues(t, 1024, again.Memory, "a kill stored under the hash of a description is no history")
 
-	var ofTemplate struct {
-		ID string `json:"run_id"`
-	}
-	status, err := call(t.Context(), http.MethodPut, s.url+"/api/v7/template/tpl-1/execute",
+	var ofTemplate created
+	status, err := s.call(http.MethodPut, "/api/v7/template/tpl-1/execute",
 		object{"owner_id": "ann", "template_payload": object{}}, &ofTemplate)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusOK, status)
-	assert.EqualValues(t, 0, in.finished(ofTemplate.ID).code, "templates' runs need no foreign key")
+	assert.EqualValues(t, 0, s.awaitStopped(ofTemplate.ID).code(), "a template's run needs no foreign key")
 	definition := s.define("true")
-	assert.EqualValues(t, 0, in.finished(s.run(definition, nil)).code)
+	assert.EqualValues(t, 0, s.awaitStopped(s.run(definition)).code())
 
-	in.indexesBuilt()
+	in.awaitIndexes()
 	s.stop()
 	in.oldProgramGoesOn(definition)
-	in.start("one")
-	assert.Equal(t, state.StatusStopped, in.start("two").get("eks-back").Status, "and here again")
+	in.serve("one")
+	assert.Equal(t, state.StatusStopped, in.serve("two").get("eks-back").Status, "the program works on the database again")
 }
 
-// oldProgramGoesOn makes a run as the old program does, by statements of its
-// shape: whole rows, without the columns that it does not know.
+// oldProgramGoesOn executes a run with statements of the old program's shape: whole rows, without the columns that it does
+// not know.
 func (in *installation) oldProgramGoesOn(definition string) {
 	in.t.Helper()
 	in.exec(`INSERT INTO task (run_id, definition_id, alias, image, cluster_name, exit_code, exit_reason, status, queued_at, started_at,
@@ -74,21 +75,13 @@ func (in *installation) oldProgramGoesOn(definition string) {
 	in.exec(`INSERT INTO worker (worker_type, engine, count_per_instance) VALUES ('retry', 'eks', 1), ('submit', 'eks', 1), ('status', 'eks', 1)`)
 }
 
-// indexesBuilt waits until no index is being built, or left behind half built.
-func (in *installation) indexesBuilt() {
+// awaitIndexes waits until all indexes are built and valid.
+func (in *installation) awaitIndexes() {
 	in.t.Helper()
-	require.Eventually(in.t, func() bool {
+	in.await("all indexes", func() bool {
 		var learning, half int
 		err := in.db.QueryRowContext(in.t.Context(), `SELECT count(*) FILTER (WHERE pg_get_indexdef(indexrelid) LIKE '%command_hash%'),
 			count(*) FILTER (WHERE NOT indisvalid) FROM pg_index WHERE indrelid = 'task'::regclass`).Scan(&learning, &half)
 		return err == nil && learning >= 2 && half == 0
-	}, recovery, 50*time.Millisecond)
-}
-
-// get answers a run as the API shows it.
-func (s *server) get(id string) state.Run {
-	s.in.t.Helper()
-	var run state.Run
-	s.mustCall(http.MethodGet, "/history/"+id, nil, &run)
-	return run
+	})
 }
