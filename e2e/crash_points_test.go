@@ -174,10 +174,12 @@ func shimCrashOf(s *stage, more string) {
 	server.kill()
 }
 
-// shimCrashBeforeStart lets shims die until the server defers the run.
+// shimCrashBeforeStart lets shims die until the server has warned of the run.
 func shimCrashBeforeStart(s *stage) {
 	server, run := s.launch(s.command(""))
-	server.awaitReason(run)
+	s.await("a warning of the run", func() bool {
+		return len(server.output.logged(func(line object) bool { return line["level"] == "WARN" && line["run_id"] == run })) > 0
+	})
 	server.kill()
 }
 

@@ -4,13 +4,16 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/stitchfix/flotilla-os/clients/postgres/pgtest"
 	"github.com/stitchfix/flotilla-os/state"
+	"github.com/stitchfix/flotilla-os/state/statetest"
 )
 
 // oldInstallation returns an installation on a database of the old program, with that program's rows (data-model.md).
@@ -84,4 +87,100 @@ func (in *installation) awaitIndexes() {
 			count(*) FILTER (WHERE NOT indisvalid) FROM pg_index WHERE indrelid = 'task'::regclass`).Scan(&learning, &half)
 		return err == nil && learning >= 2 && half == 0
 	})
+}
+
+// The configuration that the old program shipped runs every worker: that program never read enabled_workers. Its other
+// keys are accepted without a warning if they are without effect for good (config.md).
+func TestTheConfigurationOfTheOldProgramIsServed(t *testing.T) {
+	t.Parallel()
+	in := oldInstallation(t)
+	in.configure(`
+enabled_workers: [retry, submit]
+redis_address: localhost
+redis_db: 1
+eks_job_queue: jobs
+eks_status_queue: status
+eks_exception_extractor_url: http://extractor
+eks_cluster_override: [a]
+eks_gpu_cluster_override: [a]
+eks_log_driver_name: awslogs
+eks_log_driver_options_awslogs-group: flotilla
+base_uri: http://localhost:5000
+check_image_validity: false
+state_manager: postgres
+cluster_client: eks
+logs_client: eks
+queue_manager: sqs
+execution_engine: eks
+`)
+	s := in.serve("one")
+
+	assert.EqualValues(t, 3, s.awaitStopped(s.run(s.define("exit 3"))).code(), "a run is executed and followed")
+	overdue := s.run(s.define("sleep 1000"))
+	s.awaitStatus(overdue, state.StatusRunning)
+	in.exec(`UPDATE task SET started_at = now() - interval '1 hour', active_deadline_seconds = 10 WHERE run_id = $1`, overdue)
+	assert.EqualValues(t, state.ExitCodeDeadline, s.awaitStopped(overdue).code(), "the status worker runs")
+
+	warned := s.output.logged(func(line object) bool { return line["key"] != nil })
+	require.Len(t, warned, 1, "%v", warned)
+	assert.Equal(t, "WARN", warned[0]["level"])
+	assert.Equal(t, "enabled_workers", warned[0]["key"])
+}
+
+// sparkColumns selects what the old program knows of its Spark runs: no server may change any of it.
+const sparkColumns = `SELECT jsonb_object_agg(run_id, jsonb_build_array(status, command, command_hash, cluster_name, memory, cpu,
+	attempt_count, queued_at, started_at, finished_at, exit_code, exit_reason, pod_name, spark_extension))
+	FROM task WHERE engine = 'eks-spark' AND run_id LIKE 'old-%'`
+
+// sparkRuns returns sparkColumns as text.
+func (in *installation) sparkRuns() string {
+	in.t.Helper()
+	var runs string
+	require.NoError(in.t, in.db.QueryRowContext(in.t.Context(), sparkColumns).Scan(&runs))
+	return runs
+}
+
+// Spark runs of the old program are neither executed nor stopped nor rehashed, although they are past every deadline and
+// their cluster does not know them.
+func TestSparkRunsOfTheOldProgramStayAsTheyAre(t *testing.T) {
+	t.Parallel()
+	in := oldInstallation(t, "WORKER_STATUS_INTERVAL=200ms", "LOST_AFTER=1s")
+	for _, status := range []state.Status{state.StatusPending, state.StatusRunning} {
+		in.exec(`INSERT INTO task (run_id, definition_id, cluster_name, status, engine, command, command_hash, memory, cpu, queued_at,
+				started_at, attempt_count, pod_name, active_deadline_seconds, spark_extension, executable_id, executable_type)
+			SELECT 'old-' || $1, definition_id, 'local', $1, 'eks-spark', 'spark-submit x', md5('a description'), 1024, 1000,
+				now() - interval '3 days', now() - interval '3 days', 1, 'driver', 60, '{"app_uri": "x"}', definition_id,
+				'task_definition'
+			FROM task_def WHERE definition_id = 'def-full'`, string(status))
+	}
+	before := in.sparkRuns()
+	s := in.serve("one")
+	swept := s.run(s.define("sleep 1000"))
+	s.awaitStatus(swept, state.StatusRunning)
+	in.exec(`UPDATE task SET started_at = now() - interval '1 hour', active_deadline_seconds = 10 WHERE run_id = $1`, swept)
+	s.awaitStopped(swept) // a sweep has ended a run
+
+	require.Never(t, func() bool { return in.sparkRuns() != before }, 20*time.Second, 200*time.Millisecond)
+	in.awaitIndexes() // the migration has ended
+	assert.JSONEq(t, before, in.sparkRuns())
+}
+
+func TestASubmittedSparkRunWaitsWithAReasonAndCanBeStopped(t *testing.T) {
+	t.Parallel()
+	in := newInstallation(t, statetest.NewURL(t))
+	s := in.serve("one")
+	ran := in.marker("ran")
+	definition := s.define("echo ran >> " + ran)
+	spark := s.run(definition, object{"engine": state.EKSSparkEngine, "spark_extension": object{
+		"spark_submit_job_driver": object{"entry_point": "main.py"},
+	}})
+
+	assert.Contains(t, strings.ToLower(s.awaitReason(spark)), "spark")
+	s.awaitStopped(s.run(definition))
+	require.Never(t, func() bool { return s.get(spark).Status != state.StatusQueued }, 3*time.Second, 200*time.Millisecond)
+	s.terminate(spark)
+	stopped := s.get(spark)
+	assert.Equal(t, state.StatusStopped, stopped.Status)
+	assert.Contains(t, stopped.ExitReason, state.ReasonTerminated)
+	assert.Len(t, in.lines(ran), 1, "only the other run is executed")
 }
