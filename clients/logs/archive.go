@@ -5,7 +5,6 @@ package logs
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 )
 
@@ -62,38 +61,4 @@ type Mark struct {
 	Bytes int64 `json:"bytes"`
 	// Extra counts the bytes of the archive that were written after the mark was; they follow Bytes. Set by Writer.Mark.
 	Extra int64 `json:"-"`
-}
-
-// ReadAttempts reads up to limit bytes, at least one, from offset on of the logs of a run's attempts as if they were one
-// log. Each log after the first begins with a heading; an attempt that wrote nothing has none, so that positions behind
-// it still hold when it begins to write. read returns a part of one attempt's log. Reading ends at a log that is not
-// complete, because positions behind it are not known yet. An error comes with what was read before it.
-func ReadAttempts(attempts, offset, limit int64, read func(attempt, offset, limit int64) (Part, error)) ([]byte, error) {
-	var data []byte
-	skip, left := max(0, offset), max(1, limit)
-	for attempt := int64(1); attempt <= attempts && left > 0; attempt++ {
-		heading := ""
-		if attempt > 1 {
-			heading = fmt.Sprintf("--- attempt %d ---\n", attempt)
-		}
-		behind := skip - int64(len(heading))
-		part, err := read(attempt, max(0, behind), left)
-		if err != nil {
-			return data, err
-		}
-		if part.Size > 0 {
-			text := part.Data
-			if behind < 0 {
-				text = append([]byte(heading[skip:]), text...)
-			}
-			text = text[:min(int64(len(text)), left)]
-			data = append(data, text...)
-			left -= int64(len(text))
-			skip = max(0, behind-part.Size)
-		}
-		if !part.Complete {
-			break
-		}
-	}
-	return data, nil
 }

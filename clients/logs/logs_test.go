@@ -252,37 +252,6 @@ func TestFiles(t *testing.T) {
 	require.Error(t, err)
 }
 
-func TestReadAttempts(t *testing.T) {
-	t.Parallel()
-	written := []logs.Part{
-		{Data: []byte("one"), Complete: true}, {Complete: true}, {Data: []byte("three"), Complete: true}, {Data: []byte("four")}, {Data: []byte("unknown")},
-	}
-	read := func(attempt, offset, limit int64) (logs.Part, error) {
-		part := written[attempt-1]
-		part.Size = int64(len(part.Data))
-		part.Data = part.Data[min(offset, part.Size):min(offset+limit, part.Size)]
-		return part, nil
-	}
-	const whole = "one--- attempt 3 ---\nthree--- attempt 4 ---\nfour"
-	for offset := range len(whole) + 2 {
-		for limit := range len(whole) + 2 {
-			data, err := logs.ReadAttempts(5, int64(offset), int64(limit), read)
-			require.NoError(t, err)
-			from := min(offset, len(whole))
-			assert.Equal(t, whole[from:min(from+max(1, limit), len(whole))], string(data), "%d bytes from %d on", limit, offset)
-		}
-	}
-	failed := errors.New("no archive")
-	data, err := logs.ReadAttempts(4, 0, 100, func(attempt, offset, limit int64) (logs.Part, error) {
-		if attempt > 1 {
-			return logs.Part{}, failed
-		}
-		return read(attempt, offset, limit)
-	})
-	require.ErrorIs(t, err, failed)
-	assert.Equal(t, "one", string(data), "an error comes with what was read before it")
-}
-
 func TestDeleteOlder(t *testing.T) {
 	t.Parallel()
 	dir, elsewhere := t.TempDir(), t.TempDir()

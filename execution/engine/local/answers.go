@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -118,25 +117,7 @@ func readLog(folder Folder, ended bool, offset, limit int64) (logs.Part, error) 
 		}
 		ended = exit != nil
 	}
-	part := logs.Part{Complete: ended}
-	file, err := os.Open(folder.LogPath())
-	if errors.Is(err, fs.ErrNotExist) {
-		return part, nil
-	}
-	if err != nil {
-		return logs.Part{}, fmt.Errorf("cannot read a log: %w", err)
-	}
-	defer func() { _ = file.Close() }()
-	info, err := file.Stat()
-	if err != nil {
-		return logs.Part{}, fmt.Errorf("cannot read a log: %w", err)
-	}
-	part.Size = info.Size()
-	part.Data = make([]byte, max(0, min(limit, part.Size-offset)))
-	n, err := file.ReadAt(part.Data, offset)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return logs.Part{}, fmt.Errorf("cannot read a log: %w", err)
-	}
-	part.Data = part.Data[:n]
-	return part, nil
+	part, err := logs.ReadFile(folder.LogPath(), offset, limit)
+	part.Complete = ended
+	return part, err
 }
