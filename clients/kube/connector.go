@@ -1,6 +1,10 @@
+// Package kube connects to Kubernetes clusters: it finds the configuration of a cluster and makes clients from it. What
+// is done in a cluster is the engine's part (execution/engine/kubernetes).
 package kube
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -8,9 +12,12 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 
 	utilnet "k8s.io/apimachinery/pkg/util/net"
+	batchclient "k8s.io/client-go/kubernetes/typed/batch/v1"
+	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/flowcontrol"
 	metricsclient "k8s.io/metrics/pkg/client/clientset/versioned"
@@ -22,7 +29,7 @@ import (
 // DefaultTimeout bounds one request that is not a stream. A list of ten thousand pods takes seconds.
 const DefaultTimeout = 30 * time.Second
 
-// burstPerQPS is what a limit without a burst lets through at once, in requests per request per second.
+// burstPerQPS is the default burst, in requests per request per second.
 const burstPerQPS = 2
 
 const (
@@ -30,23 +37,23 @@ const (
 	contentJSON     = "application/json"
 )
 
-// ConnectorConfig is what a Connector is made of.
+// ConnectorConfig configures a Connector.
 type ConnectorConfig struct {
 	EKS    config.EKS
 	Logger *slog.Logger
-	// Version of the program, which API servers see in their audit logs; may be empty.
+	// Version of the program, which API servers record in their audit logs; may be empty.
 	Version string
 	// Timeout of one request; 0 means DefaultTimeout.
 	Timeout time.Duration
-	// InCluster is rest.InClusterConfig where nil.
+	// InCluster defaults to rest.InClusterConfig.
 	InCluster func() (*rest.Config, error)
 }
 
-// Connector finds the configurations of clusters and makes clients of them. It reads files anew at each call and keeps
-// nothing.
+// Connector finds the configurations of clusters and makes clients from them. It reads files anew at each call and
+// caches nothing.
 type Connector struct{ cfg ConnectorConfig }
 
-// NewConnector makes a Connector.
+// NewConnector returns a Connector.
 func NewConnector(cfg ConnectorConfig) (*Connector, error) {
 	if cfg.Logger == nil {
 		return nil, errors.New("kube: a logger is needed")
@@ -60,15 +67,13 @@ func NewConnector(cfg ConnectorConfig) (*Connector, error) {
 	return &Connector{cfg: cfg}, nil
 }
 
-// Cluster is a connection to one cluster. Its clients share connections and the limit of requests, and may be used
-// from many goroutines at once.
+// Cluster is a connection to one cluster. Its clients share connections and the request limit, and are safe for
+// concurrent use.
 type Cluster struct {
 	Name string
-	// Source is where its configuration was found, in words.
+	// Source says in words where the configuration was found.
 	Source string
-	// Fingerprint is what Connector.Fingerprint said when the connection was made.
-	Fingerprint string
-	// AWS is whether the cluster's user is authenticated by AWS.
+	// AWS reports whether the cluster's user is authenticated by AWS.
 	AWS bool
 	// Client is for requests that end; each is bounded by the timeout.
 	Client API
@@ -78,17 +83,24 @@ type Cluster struct {
 	Metrics metricsclient.Interface
 
 	connector *Connector
+	digest    string
 	transport http.RoundTripper
 }
 
-// Outdated is whether the cluster's configuration is another one by now. One that is gone or broken counts as the same:
-// there is nothing better to be had.
-func (c *Cluster) Outdated() bool {
-	now, err := c.connector.Fingerprint(c.Name)
-	return err == nil && now != c.Fingerprint
+// API is the part of the Kubernetes API that Flotilla uses. The whole of it (package kubernetes) would add a sixth to
+// the program, and more than a tenth to what an idle server holds in memory.
+type API struct {
+	batch *batchclient.BatchV1Client
+	core  *coreclient.CoreV1Client
 }
 
-// Open makes the clients of a cluster; it does not talk to it. The errors are NoConfiguration and BadConfiguration.
+// BatchV1 serves Jobs.
+func (a API) BatchV1() batchclient.BatchV1Interface { return a.batch }
+
+// CoreV1 serves pods, events and ConfigMaps.
+func (a API) CoreV1() coreclient.CoreV1Interface { return a.core }
+
+// Open makes the clients of a cluster without talking to it. It returns NoConfiguration or BadConfiguration.
 func (c *Connector) Open(cluster string) (*Cluster, error) {
 	f, err := c.find(cluster)
 	if err != nil {
@@ -101,29 +113,28 @@ func (c *Connector) Open(cluster string) (*Cluster, error) {
 	return opened, nil
 }
 
-// Fingerprint changes when a cluster's configuration does, its certificates included. A connection whose fingerprint is
-// another one is to be made anew. The errors are those of Open.
-func (c *Connector) Fingerprint(cluster string) (string, error) {
-	f, err := c.find(cluster)
-	if err != nil {
-		return "", err
-	}
-	return f.digest, nil
-}
-
 func (c *Connector) connect(cluster string, f found) (*Cluster, error) {
-	cfg := c.prepared(cluster, f.rest)
+	cfg := rest.CopyConfig(f.rest)
+	cfg.UserAgent = "flotilla-os/" + cmp.Or(c.cfg.Version, "unknown") + " (" + runtime.GOOS + "/" + runtime.GOARCH + ")"
+	cfg.ContentType = contentProtobuf
+	cfg.AcceptContentTypes = contentProtobuf + "," + contentJSON
+	cfg.Timeout = 0 // it would end watches too
+	cfg.WarningHandlerWithContext = &warnings{logger: c.cfg.Logger.With("cluster", cluster)}
+	cfg.QPS, cfg.Burst = limits(c.cfg.EKS.QPS, c.cfg.EKS.Burst)
+	if cfg.QPS > 0 {
+		// One limiter for all clients of the cluster; each would make its own otherwise.
+		cfg.RateLimiter = flowcontrol.NewTokenBucketRateLimiter(cfg.QPS, cfg.Burst)
+	}
 	streaming, err := rest.HTTPClientFor(cfg)
 	if err != nil {
 		return nil, err
 	}
 	bounded := &http.Client{Transport: streaming.Transport, Timeout: c.cfg.Timeout}
 	metricsCfg := rest.CopyConfig(cfg)
-	// Not every implementation of the metrics API knows protobuf; who does not answers in JSON.
+	// Not every implementation of the metrics API knows protobuf; one that does not responds in JSON.
 	metricsCfg.ContentType = contentJSON
 	opened := &Cluster{
-		Name: cluster, Source: f.source, Fingerprint: f.digest, AWS: usesAWS(cfg),
-		connector: c, transport: streaming.Transport,
+		Name: cluster, Source: f.source, AWS: usesAWS(cfg), connector: c, digest: f.digest, transport: streaming.Transport,
 	}
 	if opened.Streams, err = newAPI(cfg, streaming); err != nil {
 		return nil, err
@@ -137,23 +148,18 @@ func (c *Connector) connect(cluster string, f found) (*Cluster, error) {
 	return opened, nil
 }
 
-// prepared sets what is the same for all clusters.
-func (c *Connector) prepared(cluster string, base *rest.Config) *rest.Config {
-	cfg := rest.CopyConfig(base)
-	cfg.UserAgent = userAgent(c.cfg.Version)
-	cfg.ContentType = contentProtobuf
-	cfg.AcceptContentTypes = contentProtobuf + "," + contentJSON
-	cfg.Timeout = 0 // it would end watches too
-	cfg.WarningHandlerWithContext = &warnings{logger: c.cfg.Logger.With("cluster", cluster)}
-	cfg.QPS, cfg.Burst = limits(c.cfg.EKS.QPS, c.cfg.EKS.Burst)
-	if cfg.QPS > 0 {
-		// One for all clients of the cluster; each would make its own otherwise.
-		cfg.RateLimiter = flowcontrol.NewTokenBucketRateLimiter(cfg.QPS, cfg.Burst)
+// newAPI returns both parts of the API; cfg holds the request limit that they share.
+func newAPI(cfg *rest.Config, client *http.Client) (API, error) {
+	batch, err := batchclient.NewForConfigAndClient(cfg, client)
+	if err != nil {
+		return API{}, err
 	}
-	return cfg
+	core, err := coreclient.NewForConfigAndClient(cfg, client)
+	return API{batch, core}, err
 }
 
-// limits are the client's: without a configured limit there is none, where client-go would take 5 requests a second.
+// limits returns the client's limits. Without a configured limit there is none; client-go's default is 5 requests a
+// second.
 func limits(qps float64, burst int) (float32, int) {
 	if qps <= 0 {
 		return -1, 0
@@ -164,14 +170,7 @@ func limits(qps float64, burst int) (float32, int) {
 	return float32(qps), burst
 }
 
-func userAgent(version string) string {
-	if version == "" {
-		version = "unknown"
-	}
-	return "flotilla-os/" + version + " (" + runtime.GOOS + "/" + runtime.GOARCH + ")"
-}
-
-// usesAWS is whether the user's credentials come from one of AWS' programs, by the program's name alone.
+// usesAWS reports whether the user's credentials come from one of AWS's programs, judged by the program's name.
 func usesAWS(cfg *rest.Config) bool {
 	if cfg.ExecProvider == nil {
 		return false
@@ -183,8 +182,8 @@ func usesAWS(cfg *rest.Config) bool {
 	return false
 }
 
-// ImpliedCapabilities are those that a cluster of this kind has unless its row says otherwise: nodes of AWS say
-// whether they are spot, and come in two architectures.
+// ImpliedCapabilities returns the capabilities that a cluster of this kind has unless its row says otherwise: nodes of
+// AWS are labelled as spot or on-demand and come in two architectures.
 func (c *Cluster) ImpliedCapabilities() []state.Capability {
 	if !c.AWS {
 		return nil
@@ -192,6 +191,42 @@ func (c *Cluster) ImpliedCapabilities() []state.Capability {
 	return []state.Capability{state.CapabilityCapacityType, state.CapabilityArch}
 }
 
-// Close closes the connections that are not in use. Those in use are closed when what uses them ends; the clients go
-// on to work.
+// Outdated reports whether the cluster's configuration has changed since Open, its certificates included. One that is
+// gone or broken counts as unchanged, because there is no better one.
+func (c *Cluster) Outdated() bool {
+	f, err := c.connector.find(c.Name)
+	return err == nil && f.digest != c.digest
+}
+
+// Close closes the idle connections. Those in use are closed when their users end; the clients remain usable.
 func (c *Cluster) Close() { utilnet.CloseIdleConnectionsFor(c.transport) }
+
+// maxWarnings bounds how many different warnings of one cluster are remembered.
+const maxWarnings = 100
+
+// warningCode is the only code of warnings that Kubernetes uses (RFC 7234, "miscellaneous persistent warning").
+const warningCode = 299
+
+// warnings logs each warning text of an API server once, because it comes with every request of a kind.
+type warnings struct {
+	logger *slog.Logger
+	mu     sync.Mutex
+	seen   map[string]bool
+}
+
+// HandleWarningHeaderWithContext implements rest.WarningHandlerWithContext.
+func (w *warnings) HandleWarningHeaderWithContext(ctx context.Context, code int, _ string, text string) {
+	if code != warningCode || text == "" {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.seen[text] || len(w.seen) >= maxWarnings {
+		return
+	}
+	if w.seen == nil {
+		w.seen = map[string]bool{}
+	}
+	w.seen[text] = true
+	w.logger.WarnContext(ctx, "warning from the API server", "warning", text)
+}

@@ -11,7 +11,7 @@ import (
 	"github.com/stitchfix/flotilla-os/clients/kube/kubetest"
 )
 
-// TestTalksToACluster shows that a real API server takes our content type and knows us.
+// TestTalksToACluster checks that a real API server accepts our content type and our credentials.
 func TestTalksToACluster(t *testing.T) {
 	t.Parallel()
 	cluster := kubetest.Open(t)

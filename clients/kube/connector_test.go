@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// apiServer answers every request with an empty list of pods, and notes the requests.
+// apiServer responds to every request with an empty list of pods, and records the requests.
 type apiServer struct {
 	mu       sync.Mutex
 	requests []*http.Request
@@ -52,7 +52,7 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write([]byte(kind))
 }
 
-// connect opens a connection to an API server of the test.
+// connect opens a connection to the test's API server.
 func connect(t *testing.T, api *apiServer, cfg ConnectorConfig) *Cluster {
 	t.Helper()
 	server := httptest.NewUnstartedServer(api)
@@ -90,7 +90,7 @@ func TestRequests(t *testing.T) {
 	}
 }
 
-// lists makes n requests and says how long they took.
+// lists makes n requests and returns how long they took.
 func lists(t *testing.T, cluster *Cluster, n int) time.Duration {
 	t.Helper()
 	started := time.Now()

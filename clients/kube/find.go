@@ -11,27 +11,58 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// found is a cluster's configuration, with all that it refers to.
+// NoConfiguration reports that there is nothing by which a cluster could be reached: it may be another server's to
+// serve, or its kubeconfig is still to come.
+type NoConfiguration struct {
+	Cluster string
+	// Looked lists the places that were searched, in words.
+	Looked []string
+}
+
+func (e NoConfiguration) Error() string {
+	if len(e.Looked) == 0 {
+		return fmt.Sprintf("There is no configuration for cluster %q: none of eks_kubeconfig_basepath, $KUBECONFIG and "+
+			"eks_in_cluster_name is set.", e.Cluster)
+	}
+	return fmt.Sprintf("There is no configuration for cluster %q: looked for %s.", e.Cluster, strings.Join(e.Looked, ", "))
+}
+
+// BadConfiguration reports that a cluster's configuration was found and cannot be used.
+type BadConfiguration struct {
+	Cluster string
+	// Source is where it was found.
+	Source string
+	Err    error
+}
+
+func (e BadConfiguration) Error() string {
+	return fmt.Sprintf("The configuration of cluster %q in %s cannot be used: %v", e.Cluster, e.Source, e.Err)
+}
+
+// Unwrap returns what is wrong with it.
+func (e BadConfiguration) Unwrap() error { return e.Err }
+
+// found is a cluster's configuration, with everything that it refers to.
 type found struct {
 	source string
 	rest   *rest.Config
-	// digest changes with anything in it; tokens that are read from files are not in it, the client reads them anew
-	// by itself.
+	// digest changes with anything in the configuration, except tokens in files: the client reads those anew by itself.
 	digest string
 }
 
-// find looks in the order of the specification (kubernetes.md, Clusters); the first place that knows the cluster
-// counts, even where what it holds is broken. The errors are NoConfiguration and BadConfiguration.
+// find searches in the order of kubernetes.md, Clusters. The first place that knows the cluster decides, even if what it
+// holds is broken. The errors are NoConfiguration and BadConfiguration.
 func (c *Connector) find(cluster string) (found, error) {
 	var looked []string
 	for _, look := range []func(cluster string) (where string, f *found, err error){
-		c.inFolder, c.amongContexts, c.aroundUs,
+		c.inFolder, c.inContexts, c.inCluster,
 	} {
 		where, f, err := look(cluster)
 		switch {
@@ -47,8 +78,8 @@ func (c *Connector) find(cluster string) (found, error) {
 	return found{}, NoConfiguration{Cluster: cluster, Looked: looked}
 }
 
-// inFolder finds the file that is named like the cluster. A name that is not that of a file in the folder, such as one
-// with a slash, has none.
+// inFolder finds the file named like the cluster. A name that cannot be a file of the folder, such as one with a slash,
+// has none.
 func (c *Connector) inFolder(cluster string) (string, *found, error) {
 	folder := c.cfg.EKS.KubeconfigBasepath
 	if folder == "" || cluster != filepath.Base(cluster) || !filepath.IsLocal(cluster) {
@@ -72,7 +103,7 @@ func (c *Connector) inFolder(cluster string) (string, *found, error) {
 	return where, f, err
 }
 
-// onlyContext chooses where a file does not: the context called like the cluster, or the only one.
+// onlyContext returns the context of a file that names no current one: the one named like the cluster, or the only one.
 func onlyContext(loaded *clientcmdapi.Config, cluster string) (string, error) {
 	if loaded.Contexts[cluster] != nil {
 		return cluster, nil
@@ -84,8 +115,8 @@ func onlyContext(loaded *clientcmdapi.Config, cluster string) (string, error) {
 	return names[0], nil
 }
 
-// amongContexts finds the context that is named like the cluster.
-func (c *Connector) amongContexts(cluster string) (string, *found, error) {
+// inContexts finds the context of $KUBECONFIG that is named like the cluster.
+func (c *Connector) inContexts(cluster string) (string, *found, error) {
 	if c.cfg.EKS.Kubeconfig == "" {
 		return "", nil, nil
 	}
@@ -103,8 +134,8 @@ func (c *Connector) amongContexts(cluster string) (string, *found, error) {
 	return where, f, err
 }
 
-// resolve makes the current context's client configuration. Certificates and keys are read now: a file that is not
-// there is an error with its name, and one that changes later changes the digest.
+// resolve returns the current context's client configuration. It reads certificates and keys, so that a missing file is
+// an error with its name, and one that changes later changes the digest.
 func resolve(loaded *clientcmdapi.Config) (*found, error) {
 	if err := clientcmdapi.MinifyConfig(loaded); err != nil {
 		return nil, err
@@ -115,7 +146,7 @@ func resolve(loaded *clientcmdapi.Config) (*found, error) {
 	for _, user := range loaded.AuthInfos {
 		if user.Exec != nil {
 			user.Exec.StdinUnavailable = true
-			user.Exec.StdinUnavailableMessage = "a server has nobody to ask"
+			user.Exec.StdinUnavailableMessage = "a server cannot ask anybody"
 		}
 	}
 	cfg, err := clientcmd.NewDefaultClientConfig(*loaded, nil).ClientConfig()
@@ -129,8 +160,8 @@ func resolve(loaded *clientcmdapi.Config) (*found, error) {
 	return &found{rest: cfg, digest: digest(text)}, nil
 }
 
-// aroundUs is the cluster that this server itself runs in.
-func (c *Connector) aroundUs(cluster string) (string, *found, error) {
+// inCluster finds the cluster that this server itself runs in.
+func (c *Connector) inCluster(cluster string) (string, *found, error) {
 	if c.cfg.EKS.InClusterName == "" || c.cfg.EKS.InClusterName != cluster {
 		return "", nil, nil
 	}

@@ -163,41 +163,42 @@ func TestAWSIsKnownByTheCredentialProgram(t *testing.T) {
 	}
 }
 
-func TestFingerprint(t *testing.T) {
+func TestOutdated(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	folder, several := filepath.Join(dir, "folder"), write(t, dir, "several", kubeconfig("a", "token: t", "a", "prod"))
 	c := newConnector(t, config.EKS{KubeconfigBasepath: folder, Kubeconfig: several})
-	fingerprint := func() string {
+	open := func() *Cluster {
 		t.Helper()
-		now, err := c.Fingerprint("prod")
+		cluster, err := c.Open("prod")
 		require.NoError(t, err)
-		return now
+		t.Cleanup(cluster.Close)
+		return cluster
 	}
-	first := fingerprint()
-	opened, err := c.Open("prod")
-	require.NoError(t, err)
-	assert.Equal(t, first, opened.Fingerprint)
-	opened.Close()
-	assert.False(t, opened.Outdated())
-
+	first := open()
+	assert.False(t, first.Outdated())
 	write(t, dir, "several", kubeconfig("prod", "token: t", "a", "prod", "b"))
-	assert.Equal(t, first, fingerprint(), "another context is another cluster's")
+	assert.False(t, first.Outdated(), "another context is another cluster's")
 	write(t, dir, "several", kubeconfig("prod", "token: new", "prod"))
-	second := fingerprint()
-	assert.NotEqual(t, first, second, "the token changed")
-	assert.True(t, opened.Outdated())
+	assert.True(t, first.Outdated(), "the token changed")
 
+	second := open()
 	write(t, dir, "folder/prod", kubeconfig("a", "client-certificate: c, client-key: k", "a"))
 	write(t, dir, "folder/c", "one")
 	write(t, dir, "folder/k", "key")
-	third := fingerprint()
-	assert.NotEqual(t, second, third, "the file comes first now")
+	digest := func() string {
+		t.Helper()
+		now, err := c.find("prod")
+		require.NoError(t, err)
+		return now.digest
+	}
+	third := digest()
+	assert.True(t, second.Outdated(), "the file comes first now")
 	write(t, dir, "folder/c", "two")
-	assert.NotEqual(t, third, fingerprint(), "the certificate changed")
+	assert.NotEqual(t, third, digest(), "the certificate changed")
 
 	require.NoError(t, os.RemoveAll(folder))
-	assert.Equal(t, second, fingerprint())
+	assert.False(t, second.Outdated(), "the context is the first place again")
 	require.NoError(t, os.Remove(several))
-	assert.False(t, opened.Outdated(), "without a configuration the old one is all there is")
+	assert.False(t, second.Outdated(), "a configuration that is gone counts as unchanged")
 }

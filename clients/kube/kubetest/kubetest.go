@@ -1,5 +1,5 @@
 // Package kubetest gives tests a real cluster, the one of $KUBECONFIG's current context. Tests that use it sit behind
-// the build tag "kube" and fail where there is none.
+// the build tag "kube" and fail without one.
 package kubetest
 
 import (
@@ -25,13 +25,13 @@ import (
 // Timeout bounds one request to the cluster, and what is done after a test.
 const Timeout = 30 * time.Second
 
-// defaultImage has bash and coreutils, and is found where test clusters serve images.
+// defaultImage has bash and coreutils; test clusters serve it.
 const defaultImage = "127.0.0.1:5055/flotilla-test:latest"
 
-// Image is what test runs execute in: $KUBE_TEST_IMAGE, which has to have bash.
+// Image returns the image of test runs: $KUBE_TEST_IMAGE, which must have bash.
 func Image() string { return cmp.Or(os.Getenv("KUBE_TEST_IMAGE"), defaultImage) }
 
-// Kubeconfig is $KUBECONFIG; the test fails where it is not set.
+// Kubeconfig returns $KUBECONFIG; the test fails if it is not set.
 func Kubeconfig(t testing.TB) string {
 	t.Helper()
 	kubeconfig := os.Getenv("KUBECONFIG")
@@ -39,7 +39,7 @@ func Kubeconfig(t testing.TB) string {
 	return kubeconfig
 }
 
-// ContextName is the name of $KUBECONFIG's current context, by which a Connector finds the cluster.
+// ContextName returns the name of $KUBECONFIG's current context, by which a Connector finds the cluster.
 func ContextName(t testing.TB) string {
 	t.Helper()
 	rules := &clientcmd.ClientConfigLoadingRules{Precedence: filepath.SplitList(Kubeconfig(t))}
@@ -62,7 +62,7 @@ func Open(t testing.TB) *kube.Cluster {
 	return cluster
 }
 
-// Whole is all of the API of the cluster, for what the program itself never asks for.
+// Whole returns a client of the cluster's whole API, for what the program itself never asks.
 func Whole(t testing.TB) kubernetes.Interface {
 	t.Helper()
 	rules := &clientcmd.ClientConfigLoadingRules{Precedence: filepath.SplitList(Kubeconfig(t))}
@@ -77,8 +77,8 @@ func Whole(t testing.TB) kubernetes.Interface {
 	return whole
 }
 
-// Namespace makes a namespace for the test alone, in which pods can be created at once; it is deleted with all that is
-// in it when the test ends.
+// Namespace creates a namespace for the test alone, in which pods can be created at once. It is deleted with its content
+// when the test ends.
 func Namespace(t testing.TB, cluster *kube.Cluster) string {
 	t.Helper()
 	namespaces := cluster.Client.CoreV1().Namespaces()
