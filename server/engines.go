@@ -56,7 +56,7 @@ func (o *engineOpener) open(_ context.Context, cluster state.Cluster) (engine.En
 	made, err := kubernetes.New(kubernetes.Config{
 		Cluster: cluster, Kube: connection, Mode: o.cfg.Mode, EKS: o.cfg.EKS, Deadlines: o.cfg.Deadlines,
 		LostAfter: o.cfg.LostAfter, DataDir: o.cfg.Local.DataDir, Archive: o.archive,
-		Sizer: o.sizer, Store: o.manager, Logger: o.logger, Metrics: o.metrics, Fingerprint: o.connector.Fingerprint,
+		Sizer: o.sizer, Store: o.manager, Logger: o.logger, Metrics: o.metrics,
 	})
 	if err != nil {
 		return nil, err

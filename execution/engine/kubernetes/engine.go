@@ -1,11 +1,14 @@
+// Package kubernetes is the engine of Kubernetes clusters: it creates the Jobs of runs, follows them and their pods by
+// watching, keeps their logs, and ends them. What a Job looks like, and what a pod's state means for its run, are pure
+// functions of package job; package clients/kube reaches the cluster.
 package kubernetes
 
 import (
 	"context"
 	"errors"
 	"log/slog"
-	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/stitchfix/flotilla-os/clients/kube"
@@ -18,28 +21,29 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// Store is what the engine needs of the database.
+// defaultLostAfter is the default of Config.LostAfter.
+const defaultLostAfter = 30 * time.Minute
+
+// Store is the part of the database that the engine needs; *state.Manager.
 type Store interface {
 	ActiveRuns(ctx context.Context, cluster, node, after string, limit int) ([]state.Run, error)
 	StoppedAmong(ctx context.Context, runIDs []string) ([]string, error)
 }
 
-// Sizer decides what a run gets; *adapter.Adapter.
+// Sizer decides what a run is given; *adapter.Adapter.
 type Sizer interface {
 	Resources(ctx context.Context, executable state.Executable, run state.Run) (adapter.Resources, error)
 }
 
-// Config is what New needs.
+// Config configures an Engine.
 type Config struct {
 	Cluster state.Cluster
 	Kube    *kube.Cluster
-	// Fingerprint says what Kube would be made from now, by the cluster's name; may be nil.
-	Fingerprint func(cluster string) (string, error)
 	// Mode is flotilla_mode.
 	Mode      string
 	EKS       config.EKS
 	Deadlines config.Deadlines
-	// LostAfter is how long the cluster may not know an active run.
+	// LostAfter is how long the cluster may not know an active run; 30 minutes if it is not positive.
 	LostAfter time.Duration
 	// DataDir holds the manifests.
 	DataDir string
@@ -47,27 +51,32 @@ type Config struct {
 	Sizer   Sizer
 	Store   Store
 	Logger  *slog.Logger
-	// Metrics counts what the cluster did for runs; nil counts nothing.
+	// Metrics counts what the cluster did for runs; may be nil.
 	Metrics metrics.Client
-	// Clock is time.Now where nil.
+	// Clock defaults to time.Now.
 	Clock func() time.Time
 }
 
 // Engine executes runs as Jobs of one cluster.
 type Engine struct {
-	cfg       Config
-	logger    *slog.Logger
-	now       func() time.Time
-	settings  job.Settings
-	can       state.Capabilities
-	manifests manifests
-	logbook   *logbook
+	cfg        Config
+	logger     *slog.Logger
+	now        func() time.Time
+	settings   job.Settings
+	can        state.Capabilities
+	logStreams *logStreams
 
-	// teams holds the teams whose ConfigMap is known to be there.
+	// teams holds the teams whose ConfigMap is known to exist.
 	teams sync.Map
-	// board is what the follower knows, nil while this server does not follow.
-	boardMu sync.Mutex
-	board   *board
+	// following is what the follower knows, nil while this server does not follow.
+	following atomic.Pointer[attempts]
+
+	// life ends with Close; started counts what has to end with it.
+	life    context.Context //nolint:containedctx // the life of log streams, which outlive whoever asked for them
+	end     context.CancelFunc
+	mu      sync.Mutex
+	closed  bool
+	started sync.WaitGroup
 }
 
 var (
@@ -75,7 +84,7 @@ var (
 	_ engine.Ageing = (*Engine)(nil)
 )
 
-// New makes the engine of a cluster; it does not talk to it. Close it when it is no longer used.
+// New returns the engine of a cluster without talking to the cluster. Close it when it is no longer used.
 func New(cfg Config) (*Engine, error) {
 	if cfg.Kube == nil || cfg.Archive == nil || cfg.Sizer == nil || cfg.Store == nil || cfg.Logger == nil {
 		return nil, errors.New("kubernetes: a connection, an archive, a sizer, a store and a logger are needed")
@@ -87,51 +96,47 @@ func New(cfg Config) (*Engine, error) {
 		cfg.Clock = time.Now
 	}
 	if cfg.LostAfter <= 0 {
-		cfg.LostAfter = 30 * time.Minute
+		cfg.LostAfter = defaultLostAfter
 	}
 	e := &Engine{
 		cfg: cfg, now: cfg.Clock,
-		logger:    cfg.Logger.With("cluster", cfg.Cluster.Name),
-		settings:  job.Settings{Mode: cfg.Mode, EKS: cfg.EKS, Deadlines: cfg.Deadlines},
-		can:       cfg.Cluster.EffectiveCapabilities(cfg.Kube.ImpliedCapabilities()...),
-		manifests: manifests{dir: filepath.Join(cfg.DataDir, ManifestsFolder)},
+		logger:   cfg.Logger.With("cluster", cfg.Cluster.Name),
+		settings: job.Settings{Mode: cfg.Mode, EKS: cfg.EKS, Deadlines: cfg.Deadlines},
+		can:      cfg.Cluster.EffectiveCapabilities(cfg.Kube.ImpliedCapabilities()...),
 	}
-	e.logbook = newLogbook(e)
+	e.life, e.end = context.WithCancel(context.Background())
+	e.logStreams = &logStreams{Engine: e, streams: map[logs.Key]*logStream{}}
 	return e, nil
 }
 
-// Close ends what the engine does by itself: the streams of logs. It waits for them.
+// Close ends what the engine started, which is Follow and the streams of logs, and waits for it. Follow returns an error
+// then. Other methods still work.
 func (e *Engine) Close() {
-	e.logbook.close()
+	e.mu.Lock()
+	e.closed = true
+	e.mu.Unlock()
+	e.end()
+	e.started.Wait()
 	e.cfg.Kube.Close()
 }
 
-// Outdated implements engine.Ageing: the cluster's kubeconfig is another one now. One that is gone changes nothing.
-func (e *Engine) Outdated() bool {
-	if e.cfg.Fingerprint == nil {
-		return false
+// begin counts something that Close waits for; started.Done ends it. It returns false if the engine is closed.
+func (e *Engine) begin() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.closed {
+		e.started.Add(1)
 	}
-	now, err := e.cfg.Fingerprint(e.cfg.Cluster.Name)
-	return err == nil && now != e.cfg.Kube.Fingerprint
+	return !e.closed
 }
 
-// namespaceOf is where a run's Jobs are: where its first one was made.
+// Outdated implements engine.Ageing: it reports whether the cluster's kubeconfig has changed.
+func (e *Engine) Outdated() bool { return e.cfg.Kube.Outdated() }
+
+// namespaceOf returns the namespace of a run's Jobs: where its first one was made.
 func (e *Engine) namespaceOf(run state.Run) string {
 	if run.Namespace != nil && *run.Namespace != "" {
 		return *run.Namespace
 	}
 	return e.cfg.EKS.JobNamespace
-}
-
-// following is the follower's board, nil where this server does not follow.
-func (e *Engine) following() *board {
-	e.boardMu.Lock()
-	defer e.boardMu.Unlock()
-	return e.board
-}
-
-func (e *Engine) follows(b *board) {
-	e.boardMu.Lock()
-	defer e.boardMu.Unlock()
-	e.board = b
 }

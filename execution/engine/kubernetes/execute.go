@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -17,12 +20,15 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// Execute creates the attempt's Job and then commits the acceptance. The Job's name is the attempt's, so that however
-// often this is tried, and by however many servers, there is one.
+// ManifestsFolder is the folder of manifests within the data directory.
+const ManifestsFolder = "manifests"
+
+// Execute creates the attempt's Job and then commits the acceptance. The Job is named after the attempt, so there is
+// one, however often and by however many servers this is tried.
 func (e *Engine) Execute(ctx context.Context, s engine.Submission) error {
 	given, err := e.cfg.Sizer.Resources(ctx, s.Executable, s.Run)
 	if err != nil {
-		return fmt.Errorf("sizing the run: %w", err)
+		return fmt.Errorf("size the run: %w", err)
 	}
 	j, err := job.Build(job.Input{
 		Run: s.Run, Executable: s.Executable, Resources: given, Capabilities: e.can, Settings: e.settings, Now: e.now(),
@@ -30,7 +36,7 @@ func (e *Engine) Execute(ctx context.Context, s engine.Submission) error {
 	if err != nil {
 		return err
 	}
-	if err := e.manifests.keep(s.Run, j); err != nil {
+	if err := e.keepManifest(s.Run, j); err != nil {
 		e.logger.Warn("cannot keep the manifest", "run_id", s.Run.RunID, "error", err)
 	}
 	e.registerTeam(ctx, job.Team(s.Run, given.GPU))
@@ -40,41 +46,46 @@ func (e *Engine) Execute(ctx context.Context, s engine.Submission) error {
 	}
 	fault.Point(fault.JobCreated)
 	accepted, err := s.Accept(ctx, state.Acceptance{
-		Size: given.Size, Limit: given.Limit,
-		Namespace: &j.Namespace, ContainerName: &s.Run.RunID,
+		Size: given.Size, Limit: given.Limit, Namespace: &j.Namespace, ContainerName: &s.Run.RunID,
 	})
 	if err != nil {
-		return fmt.Errorf("accepting the run: %w", err)
+		return fmt.Errorf("accept the run: %w", err)
 	}
-	if !accepted {
-		return e.takeBack(ctx, s.Run)
+	if accepted {
+		fault.Point(fault.PendingCommitted)
+		return nil
 	}
-	fault.Point(fault.PendingCommitted)
-	return nil
+	// The run was stopped, or another worker has claimed it. That worker finds this very Job, so only the Job of a
+	// stopped run is taken back.
+	stopped, err := e.cfg.Store.StoppedAmong(ctx, []string{s.Run.RunID})
+	if err != nil {
+		return fmt.Errorf("read whether the run was stopped: %w", err)
+	}
+	if !slices.Contains(stopped, s.Run.RunID) {
+		return nil
+	}
+	return e.remove(ctx, removal{namespace: e.namespaceOf(s.Run), jobName: job.Name(s.Run)})
 }
 
-// create makes the Job, or finds it made; it answers the sizes that the Job has.
+// create makes the Job. If there is one already, made by an earlier try, another server or the program before, it
+// returns the sizes of that one.
 func (e *Engine) create(ctx context.Context, j *batchv1.Job, given adapter.Resources) (adapter.Resources, error) {
-	_, err := e.cfg.Kube.Client.BatchV1().Jobs(j.Namespace).Create(ctx, j, metav1.CreateOptions{})
+	jobs := e.cfg.Kube.Client.BatchV1().Jobs(j.Namespace)
+	_, err := jobs.Create(ctx, j, metav1.CreateOptions{})
 	switch {
 	case err == nil:
 		return given, nil
-	case apierrors.IsAlreadyExists(err):
-		return e.readBack(ctx, j, given)
 	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err), apierrors.IsRequestEntityTooLargeError(err):
 		return given, engine.Rejected{Reason: err.Error()}
 	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
 		// A quota, or a right that somebody has to give us.
 		return given, engine.NotNow{Reason: fmt.Sprintf("Cluster %s does not take the run now: %v", e.cfg.Cluster.Name, err)}
+	case !apierrors.IsAlreadyExists(err):
+		return given, fmt.Errorf("create the Job: %w", err)
 	}
-	return given, fmt.Errorf("creating the Job: %w", err)
-}
-
-// readBack is what the Job of that name got when it was made: by an earlier try, another server, or the program before.
-func (e *Engine) readBack(ctx context.Context, j *batchv1.Job, given adapter.Resources) (adapter.Resources, error) {
-	there, err := e.cfg.Kube.Client.BatchV1().Jobs(j.Namespace).Get(ctx, j.Name, metav1.GetOptions{})
+	there, err := jobs.Get(ctx, j.Name, metav1.GetOptions{})
 	if err != nil {
-		return given, fmt.Errorf("reading the Job that exists: %w", err)
+		return given, fmt.Errorf("read the Job that exists: %w", err)
 	}
 	if there.DeletionTimestamp != nil {
 		return given, engine.NotNow{Reason: fmt.Sprintf("A Job named %s is being deleted from cluster %s.", j.Name, e.cfg.Cluster.Name)}
@@ -87,21 +98,8 @@ func (e *Engine) readBack(ctx context.Context, j *batchv1.Job, given adapter.Res
 	return found, err
 }
 
-// takeBack removes the Job of a run that was stopped before it was accepted. A run that another worker has claimed
-// meanwhile keeps it: that worker finds the same Job.
-func (e *Engine) takeBack(ctx context.Context, run state.Run) error {
-	stopped, err := e.cfg.Store.StoppedAmong(ctx, []string{run.RunID})
-	if err != nil {
-		return fmt.Errorf("asking whether the run was stopped: %w", err)
-	}
-	if !slices.Contains(stopped, run.RunID) {
-		return nil
-	}
-	return e.remove(ctx, removal{namespace: e.namespaceOf(run), jobName: job.Name(run)})
-}
-
-// registerTeam keeps the team's ConfigMap, once per team and process. What makes a team's nodes needs it, the run does
-// not, so that a failure is logged and tried again with the team's next run.
+// registerTeam creates the team's ConfigMap, once per team and process. Whatever makes a team's nodes needs it. The run
+// does not, so a failure is logged and tried again with the team's next run.
 func (e *Engine) registerTeam(ctx context.Context, team string) {
 	if team == "" {
 		return
@@ -116,4 +114,43 @@ func (e *Engine) registerTeam(ctx context.Context, team string) {
 		return
 	}
 	e.teams.Store(team, true)
+}
+
+// manifestPath returns the file of an attempt's manifest. Its folder is named by the end of the run's id, which is
+// random, so that no folder becomes large.
+func (e *Engine) manifestPath(run state.Run) string {
+	shard := run.RunID[max(0, len(run.RunID)-2):]
+	return filepath.Join(e.cfg.DataDir, ManifestsFolder, shard, job.Name(run)+".yaml")
+}
+
+// keepManifest stores the Job as it is submitted, readable for this server alone: a run's environment may hold secrets.
+func (e *Engine) keepManifest(run state.Run, j *batchv1.Job) error {
+	body, err := job.ManifestYAML(j)
+	if err != nil {
+		return err
+	}
+	if filepath.Base(run.RunID) != run.RunID {
+		return errors.New("the run's id cannot name a file")
+	}
+	path := e.manifestPath(run)
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(path, body, 0o600)
+}
+
+// Manifest returns the attempt's Job as it was submitted: the file that this server kept, else what the cluster has.
+func (e *Engine) Manifest(ctx context.Context, run state.Run) ([]byte, error) {
+	body, err := os.ReadFile(e.manifestPath(run))
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return body, err
+	}
+	j, err := e.cfg.Kube.Client.BatchV1().Jobs(e.namespaceOf(run)).Get(ctx, job.Name(run), metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, state.Missingf("Run %s has no manifest here.", run.RunID)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the Job: %w", err)
+	}
+	return job.ManifestYAML(j)
 }

@@ -116,7 +116,7 @@ func makeEngine(t *testing.T, api *apiServer, store Store) (*Engine, string) {
 	archive, err := logs.NewFiles(filepath.Join(dir, "logs"))
 	require.NoError(t, err)
 	e, err := New(Config{
-		Cluster: state.Cluster{Name: "prod"}, Kube: connection, EKS: eks, Fingerprint: connector.Fingerprint,
+		Cluster: state.Cluster{Name: "prod"}, Kube: connection, EKS: eks,
 		DataDir: dir, Archive: archive, Sizer: sized{}, Store: store, Logger: slog.New(slog.DiscardHandler),
 	})
 	require.NoError(t, err)

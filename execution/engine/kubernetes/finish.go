@@ -11,7 +11,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/stitchfix/flotilla-os/config"
 	"github.com/stitchfix/flotilla-os/execution/engine"
 	"github.com/stitchfix/flotilla-os/execution/engine/kubernetes/job"
 	"github.com/stitchfix/flotilla-os/state"
@@ -22,37 +21,45 @@ const (
 	finishDelay = 2 * time.Second
 	// leastJobTTL is the shortest time that an ended Job is kept (kubernetes.md, The Job).
 	leastJobTTL = time.Minute
-	// logTries is how often the log of an ended attempt is asked for; the pod then stays for as long as Jobs of which
-	// nothing was recorded do.
+	// logTries is how often the log of an ended attempt is requested. After the last the pod stays for as long as a Job
+	// of which nothing was recorded.
 	logTries = 3
 )
 
-// errNotYet has an ending looked at again.
+// errNotYet has an ended attempt looked at again.
 var errNotYet = errors.New("kubernetes: not yet")
 
-// finish does what is left of an attempt whose end is recorded: its log is fetched, its last events and its greatest
-// use are recorded, and its Job is marked and given its time to live.
+// finish does what remains to be done for an attempt whose end is recorded: it fetches the log, records the last events
+// and the greatest use, and gives the Job its time to live.
 func (f *follower) finish(ctx context.Context, jobName string) error {
-	a, ok := f.board.get(jobName)
+	a, ok := f.attempts.get(jobName)
 	if !ok || a.finished || !a.over {
 		return nil
 	}
 	if err := f.finishLog(ctx, &a); err != nil {
 		return err
 	}
-	if err := f.finishDetails(ctx, &a); err != nil {
-		return err
+	if a.events.dirty || a.peak != a.stored {
+		u := state.RunUpdate{PodEvents: a.events.newest(f.cfg.EKS.MaxPodEvents)}
+		addUse(&u, a.peak)
+		if err := f.observer.Observe(ctx, engine.Observation{RunID: a.runID, Attempt: a.number, Update: u}); err != nil {
+			f.outages.note(ctx, "record what runs do", err, "run_id", a.runID)
+			return err
+		}
+		f.attempts.change(jobName, func(b *attempt) { b.stored, b.events.dirty = a.peak, false })
 	}
 	if err := f.mark(ctx, &a); err != nil {
 		return err
 	}
-	f.board.change(jobName, func(a *attempt) {
-		a.finished = true
-		a.events.list = nil
+	f.attempts.change(jobName, func(b *attempt) {
+		b.finished = true
+		b.events.list = nil
 	})
 	return nil
 }
 
+// finishLog fetches what the archive lacks of an attempt's log. It gives up after logTries answers of the cluster; a
+// cluster that does not answer is not counted.
 func (f *follower) finishLog(ctx context.Context, a *attempt) error {
 	if a.logOver {
 		return nil
@@ -61,48 +68,30 @@ func (f *follower) finishLog(ctx context.Context, a *attempt) error {
 		if a.alive() {
 			return errNotYet
 		}
-		err := f.logbook.complete(ctx, f.placeOf(a))
-		// Only an answer of the cluster's counts as a try.
-		answered := errors.As(err, new(apierrors.APIStatus))
-		if err != nil && (!answered || a.logTries+1 < logTries) {
-			if answered {
-				f.board.change(a.jobName, func(b *attempt) { b.logTries++ })
+		if err := f.logStreams.complete(ctx, logOf(a)); err != nil {
+			if errors.As(err, new(apierrors.APIStatus)) {
+				a.logTries++
+				f.attempts.change(a.jobName, func(b *attempt) { b.logTries = a.logTries })
 			}
-			f.logger.Debug("log not fetched yet", "run_id", a.runID, "error", err)
-			return err
-		}
-		if err != nil {
-			f.logger.Warn("the log could not be fetched", "run_id", a.runID, "error", err)
-			f.board.change(a.jobName, func(b *attempt) { b.logOver, b.logTries = true, logTries })
-			a.logTries = logTries
-			return nil
+			if a.logTries < logTries {
+				f.logger.Debug("log not fetched yet", "run_id", a.runID, "error", err)
+				return err
+			}
+			f.logger.Warn("cannot fetch the log", "run_id", a.runID, "error", err)
 		}
 	}
-	f.board.change(a.jobName, func(b *attempt) { b.logOver = true })
+	f.attempts.change(a.jobName, func(b *attempt) { b.logOver = true })
 	return nil
 }
 
-func (f *follower) finishDetails(ctx context.Context, a *attempt) error {
-	if !a.events.dirty && a.peak == a.stored {
-		return nil
-	}
-	u := state.RunUpdate{PodEvents: a.events.all(f.cfg.EKS.MaxPodEvents)}
-	a.peak.into(&u)
-	if err := f.observer.Observe(ctx, engine.Observation{RunID: a.runID, Attempt: a.number, Update: u}); err != nil {
-		return err
-	}
-	f.board.change(a.jobName, func(b *attempt) { b.stored, b.events.dirty = a.peak, false })
-	return nil
-}
-
-// mark notes on the Job that it is recorded, and lets Kubernetes delete it after eks_job_ttl. A log that could not be
-// fetched stays where it is for longer.
+// mark annotates the Job as recorded, and lets Kubernetes delete it after eks_job_ttl. A Job whose log could not be
+// fetched is not marked and so stays longer.
 func (f *follower) mark(ctx context.Context, a *attempt) error {
-	if a.seen == nil || a.jobGone || a.seen.DeletionTimestamp != nil || a.logTries >= logTries {
+	if a.job == nil || a.jobGone || a.job.DeletionTimestamp != nil || a.logTries >= logTries {
 		return nil
 	}
-	if !job.Ended(a.seen) {
-		return errNotYet // the Job controller is about to
+	if !job.Ended(a.job) {
+		return errNotYet // the Job controller is about to end it
 	}
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"annotations": map[string]string{annotationRecorded: "true"}},
@@ -117,10 +106,8 @@ func (f *follower) mark(ctx context.Context, a *attempt) error {
 		return nil
 	}
 	if err != nil {
-		f.note("cannot set a Job's time to live", err)
-		return fmt.Errorf("setting the Job's time to live: %w", err)
+		f.outages.note(ctx, "set the time to live of Jobs", err, "run_id", a.runID)
+		return fmt.Errorf("set the Job's time to live: %w", err)
 	}
 	return nil
 }
-
-func (f *follower) followsLogs() bool { return f.cfg.EKS.LogFollow == config.LogFollowAlways }

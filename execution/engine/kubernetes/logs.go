@@ -21,48 +21,40 @@ const (
 // Logs reads a part of the archived logs of the run's attempts. What the archive lacks is fetched from the cluster.
 func (e *Engine) Logs(ctx context.Context, run state.Run, q engine.LogQuery) (engine.LogChunk, error) {
 	return engine.JoinAttempts(run.Attempt(), q, func(attempt, offset, limit int64) (logs.Part, error) {
-		p := e.logbook.placeOfRun(run, attempt)
+		p := e.logOfRun(run, attempt)
 		if !p.ended && run.StartedAt == nil && attempt == 1 {
 			return logs.Part{}, nil // nothing runs yet
 		}
 		part, err := e.cfg.Archive.Read(ctx, p.key, offset, limit)
 		if err == nil && !part.Complete && (len(part.Data) == 0 || p.ended) {
-			return reading{engine: e, place: p}.fetch(ctx, offset, limit)
+			return e.fetchLog(ctx, p, offset, limit)
 		}
 		return part, err
 	})
 }
 
-// reading is a look at one attempt's log.
-type reading struct {
-	engine *Engine
-	place  place
-}
-
-// fetch has the log followed and reads again, as soon as there is something, or everything where the attempt has
-// ended. That nothing could be fetched is no error: what there is, is.
-func (r reading) fetch(ctx context.Context, offset, limit int64) (logs.Part, error) {
-	archive, key := r.engine.cfg.Archive, r.place.key
-	s, begun := r.engine.logbook.start(r.place)
+// fetchLog has a log followed and reads it when there is something, or when all is there if the attempt has ended. If
+// nothing can be fetched it returns what the archive has.
+func (e *Engine) fetchLog(ctx context.Context, p podLog, offset, limit int64) (logs.Part, error) {
+	s, begun := e.logStreams.start(p)
 	patience := firstBytes
-	switch {
-	case r.place.ended:
+	if p.ended {
 		patience = restOfLog
-	case !begun: // what there is, is in the archive
-		return archive.Read(ctx, key, offset, limit)
+	} else if !begun { // a stream that goes on has brought what there is
+		return e.cfg.Archive.Read(ctx, p.key, offset, limit)
 	}
 	timeout, tick := time.NewTimer(patience), time.NewTicker(readAgain)
 	defer timeout.Stop()
 	defer tick.Stop()
 	for s != nil {
-		part, err := archive.Read(ctx, key, offset, limit)
-		if err != nil || part.Complete || len(part.Data) > 0 && !r.place.ended {
+		part, err := e.cfg.Archive.Read(ctx, p.key, offset, limit)
+		if err != nil || part.Complete || len(part.Data) > 0 && !p.ended {
 			return part, err
 		}
 		select {
 		case <-s.done:
 			if s.err != nil && !errors.Is(s.err, logs.ErrBusy) {
-				r.engine.logger.Debug("log not fetched", "run_id", key.RunID, "error", s.err)
+				e.logger.Debug("log not fetched", "run_id", p.key.RunID, "error", s.err)
 			}
 			s = nil
 		case <-timeout.C:
@@ -72,5 +64,5 @@ func (r reading) fetch(ctx context.Context, offset, limit int64) (logs.Part, err
 			return logs.Part{}, ctx.Err()
 		}
 	}
-	return archive.Read(ctx, key, offset, limit)
+	return e.cfg.Archive.Read(ctx, p.key, offset, limit)
 }

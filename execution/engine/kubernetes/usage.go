@@ -2,12 +2,12 @@ package kubernetes
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	metricsv1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 
 	"github.com/stitchfix/flotilla-os/execution/engine"
 	"github.com/stitchfix/flotilla-os/execution/engine/kubernetes/job"
@@ -24,71 +24,60 @@ const (
 	bytesPerMB   = 1_000_000
 )
 
-// usage is the most that a run was seen to use. Memory in MB, CPU in millicores.
-type usage struct{ memory, cpu int64 }
-
-func (u usage) into(update *state.RunUpdate) {
-	if u.memory > 0 {
-		update.MaxMemoryUsed = &u.memory
+// addUse adds the most that a run was seen to use.
+func addUse(u *state.RunUpdate, peak state.Size) {
+	if peak.Memory > 0 {
+		u.MaxMemoryUsed = &peak.Memory
 	}
-	if u.cpu > 0 {
-		update.MaxCPUUsed = &u.cpu
+	if peak.CPU > 0 {
+		u.MaxCPUUsed = &peak.CPU
 	}
 }
 
-func (u usage) exceeds(stored usage) bool {
-	return float64(u.memory) > float64(stored.memory)*worthStoring || float64(u.cpu) > float64(stored.cpu)*worthStoring
-}
-
-// metricsState is of the one goroutine that measures.
-type metricsState struct{ notBefore time.Time }
-
-// measure reads what all pods use in one request.
+// measure reads what all pods use, in one request.
 func (f *follower) measure(ctx context.Context) error {
 	now := f.now()
-	if now.Before(f.metrics.notBefore) || len(f.board.living()) == 0 {
+	if now.Before(f.metricsAfter) || len(f.attempts.living()) == 0 {
 		return nil
 	}
 	list, err := f.cfg.Kube.Metrics.MetricsV1beta1().PodMetricses(f.cfg.EKS.JobNamespace).List(ctx,
 		metav1.ListOptions{LabelSelector: job.LabelRunID})
 	if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) || apierrors.IsServiceUnavailable(err) {
-		f.metrics.notBefore = now.Add(metricsAgain)
-		f.logger.Info("the cluster tells nothing about what runs use", "error", err)
+		f.metricsAfter = now.Add(metricsAgain)
+		f.logger.Info("the cluster serves no metrics of pods", "error", err)
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("reading what runs use: %w", err)
+		return fmt.Errorf("read the metrics of pods: %w", err)
 	}
+	var failed []error
 	for i := range list.Items {
-		if err := f.measured(ctx, &list.Items[i]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (f *follower) measured(ctx context.Context, m *metricsv1.PodMetrics) error {
-	a, ok := f.board.get(jobOfPod(m.Name))
-	if !ok || a.finished {
-		return nil
-	}
-	for _, c := range m.Containers {
-		if c.Name != a.runID && len(m.Containers) > 1 {
+		m := &list.Items[i]
+		a, ok := f.attempts.get(jobOfPod(m.Name))
+		if !ok || a.finished {
 			continue
 		}
-		bytes := c.Usage.Memory().Value()
-		a.peak.memory = max(a.peak.memory, (bytes+bytesPerMB-1)/bytesPerMB)
-		a.peak.cpu = max(a.peak.cpu, c.Usage.Cpu().MilliValue())
+		for _, c := range m.Containers {
+			if c.Name != a.runID && len(m.Containers) > 1 {
+				continue // injected by somebody else
+			}
+			a.peak = a.peak.AtLeast(state.Size{
+				Memory: (c.Usage.Memory().Value() + bytesPerMB - 1) / bytesPerMB, CPU: c.Usage.Cpu().MilliValue(),
+			})
+		}
+		f.attempts.change(a.jobName, func(b *attempt) { b.peak = a.peak })
+		grown := float64(a.peak.Memory) > float64(a.stored.Memory)*worthStoring ||
+			float64(a.peak.CPU) > float64(a.stored.CPU)*worthStoring
+		if !grown || a.lastReported.status == "" {
+			continue
+		}
+		var u state.RunUpdate
+		addUse(&u, a.peak)
+		if err := f.observer.Observe(ctx, engine.Observation{RunID: a.runID, Attempt: a.number, Update: u}); err != nil {
+			failed = append(failed, fmt.Errorf("store what run %s uses: %w", a.runID, err))
+			continue
+		}
+		f.attempts.change(a.jobName, func(b *attempt) { b.stored = a.peak })
 	}
-	f.board.change(a.jobName, func(b *attempt) { b.peak = a.peak })
-	if !a.peak.exceeds(a.stored) || a.told.status == "" {
-		return nil
-	}
-	var u state.RunUpdate
-	a.peak.into(&u)
-	if err := f.observer.Observe(ctx, engine.Observation{RunID: a.runID, Attempt: a.number, Update: u}); err != nil {
-		return err
-	}
-	f.board.change(a.jobName, func(b *attempt) { b.stored = a.peak })
-	return nil
+	return errors.Join(failed...)
 }
