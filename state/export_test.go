@@ -33,4 +33,6 @@ var InterpretError = interpretError
 
 // NewMockedManager makes a Manager of a pool for faults that a real database
 // cannot be made to show.
-func NewMockedManager(db *sql.DB) *Manager { return &Manager{db: sqlx.NewDb(db, "postgres")} }
+func NewMockedManager(db *sql.DB) *Manager {
+	return &Manager{db: sqlx.NewDb(db, "postgres"), oddLogged: map[string]bool{}}
+}

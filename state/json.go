@@ -6,23 +6,136 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
+	"strconv"
 	"strings"
+	"time"
 )
 
-// scanJSON reads a jsonb column into dst, a pointer. SQL NULL and JSON null
-// both leave the zero value: absent is absent, whoever wrote it.
-func scanJSON[T any](dst *T, src any) error {
-	var zero T
-	*dst = zero
+// scanJSON reads a jsonb column into dst, a pointer, leniently: see readJSON.
+// SQL NULL and JSON null both leave the zero value.
+func scanJSON(dst, src any) error {
 	switch v := src.(type) {
 	case nil:
-		return nil
+		reflect.ValueOf(dst).Elem().SetZero()
 	case []byte:
-		return json.Unmarshal(v, dst)
+		readJSON(dst, v)
 	case string:
-		return json.Unmarshal([]byte(v), dst)
+		readJSON(dst, []byte(v))
+	default:
+		return fmt.Errorf("jsonb column holds a %T", src)
 	}
-	return fmt.Errorf("jsonb column holds a %T", src)
+	return nil
+}
+
+// readJSON reads raw into dst, a pointer, whatever its shape: one odd row must
+// not fail the list, the claim or the review that holds it. Numbers and
+// booleans become text where text is wanted, and what cannot be read at all is
+// left out. It reports whether anything was odd.
+func readJSON(dst any, raw []byte) (odd bool) {
+	v := reflect.ValueOf(dst).Elem()
+	v.SetZero()
+	if len(raw) == 0 {
+		return false
+	}
+	if err := json.Unmarshal(raw, dst); err != nil {
+		odd = true
+		v.SetZero()
+		decoder := json.NewDecoder(bytes.NewReader(raw))
+		decoder.UseNumber()
+		var value any
+		if err := decoder.Decode(&value); err != nil || !coerce(v, value) {
+			v.SetZero()
+		}
+	}
+	if env, ok := dst.(*EnvList); ok {
+		n := len(*env)
+		*env = slices.DeleteFunc(*env, func(v EnvVar) bool { return v.Name == "" })
+		odd = odd || len(*env) < n
+	}
+	return odd
+}
+
+// coerce stores what can be read of value in dst, and reports whether that is
+// anything.
+func coerce(dst reflect.Value, value any) bool {
+	if value == nil {
+		dst.SetZero()
+		return true
+	}
+	if at, ok := dst.Addr().Interface().(*time.Time); ok {
+		text, _ := value.(string)
+		parsed, err := time.Parse(time.RFC3339, text)
+		*at = parsed
+		return err == nil
+	}
+	switch dst.Kind() {
+	case reflect.Pointer:
+		target := reflect.New(dst.Type().Elem())
+		if !coerce(target.Elem(), value) {
+			return false
+		}
+		dst.Set(target)
+		return true
+	case reflect.Interface:
+		dst.Set(reflect.ValueOf(value))
+		return true
+	case reflect.Slice:
+		items, ok := value.([]any)
+		for _, item := range items {
+			element := reflect.New(dst.Type().Elem()).Elem()
+			if item != nil && coerce(element, item) {
+				dst.Set(reflect.Append(dst, element))
+			}
+		}
+		return ok
+	case reflect.Map:
+		members, ok := value.(map[string]any)
+		dst.Set(reflect.MakeMap(dst.Type()))
+		for name, member := range members {
+			element := reflect.New(dst.Type().Elem()).Elem()
+			if coerce(element, member) {
+				dst.SetMapIndex(reflect.ValueOf(name), element)
+			}
+		}
+		return ok
+	case reflect.Struct:
+		members, ok := value.(map[string]any)
+		for i := range dst.NumField() {
+			name, _, _ := strings.Cut(dst.Type().Field(i).Tag.Get("json"), ",")
+			for member, inner := range members {
+				if name != "" && strings.EqualFold(name, member) && !coerce(dst.Field(i), inner) {
+					dst.Field(i).SetZero()
+				}
+			}
+		}
+		return ok
+	}
+	var text string
+	switch v := value.(type) {
+	case string:
+		text = v
+	case json.Number:
+		text = v.String()
+	case bool:
+		text = strconv.FormatBool(v)
+	default:
+		return false
+	}
+	switch dst.Kind() {
+	case reflect.String:
+		dst.SetString(text)
+		return true
+	case reflect.Int64:
+		n, err := strconv.ParseInt(text, 10, 64)
+		dst.SetInt(n)
+		return err == nil
+	case reflect.Bool:
+		b, err := strconv.ParseBool(text)
+		dst.SetBool(b)
+		return err == nil
+	}
+	return false
 }
 
 // valueJSON writes v for a jsonb column, JSON null as SQL NULL.

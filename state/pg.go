@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -54,6 +55,9 @@ type Manager struct {
 	// sessionChecked is set once Check has seen that database sessions are
 	// ours alone; that does not change while the program runs.
 	sessionChecked atomic.Bool
+	// oddLogged are the places of odd JSON that were logged.
+	oddMu     sync.Mutex
+	oddLogged map[string]bool
 }
 
 // NewManager opens the pools. It does not connect: see Check.
@@ -61,7 +65,7 @@ func NewManager(cfg ManagerConfig) (*Manager, error) {
 	if cfg.Logger == nil {
 		return nil, errors.New("state: a Manager needs a logger")
 	}
-	m := &Manager{logger: cfg.Logger, metrics: cfg.Metrics, clock: cfg.Clock, ara: cfg.ARA}
+	m := &Manager{oddLogged: map[string]bool{}, logger: cfg.Logger, metrics: cfg.Metrics, clock: cfg.Clock, ara: cfg.ARA}
 	if m.metrics == nil {
 		m.metrics = metrics.Nop{}
 	}

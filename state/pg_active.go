@@ -27,11 +27,7 @@ func (m *Manager) ActiveRuns(ctx context.Context, cluster, nodeName, after strin
 
 // selectRuns reads rows of runColumns.
 func (m *Manager) selectRuns(ctx context.Context, text string, args ...any) ([]Run, error) {
-	var runs []Run
-	if err := m.db.SelectContext(ctx, &runs, text, args...); err != nil {
-		return nil, interpretError(err)
-	}
-	return runs, nil
+	return m.readRuns(ctx, func(rows any) error { return m.db.SelectContext(ctx, rows, text, args...) })
 }
 
 const stoppedAmongSQL = `SELECT id FROM unnest($1::varchar[]) AS id

@@ -30,11 +30,14 @@ func (m *Manager) ListRuns(ctx context.Context, o ListOptions) (RunList, error) 
 		}
 		q.few = counted <= exactTotals && len(o.Env) > 0
 	}
-	list := RunList{Runs: make([]Run, 0, min(q.limit, DefaultListLimit)+1)}
+	list := RunList{Runs: []Run{}}
 	more := false
 	if q.limit > 0 {
-		if err := m.db.SelectContext(ctx, &list.Runs, q.pageSQL(), q.pageArgs()...); err != nil {
-			return RunList{}, interpretError(err)
+		list.Runs, err = m.readRuns(ctx, func(rows any) error {
+			return m.db.SelectContext(ctx, rows, q.pageSQL(), q.pageArgs()...)
+		})
+		if err != nil {
+			return RunList{}, err
 		}
 		if more = len(list.Runs) > q.limit; more {
 			list.Runs = list.Runs[:q.limit]

@@ -72,7 +72,7 @@ const sparkHistorySQL = `
 // a command were content with.
 const ExecutorCountSelectCommandSQL = `
 SELECT percentile_disc(0.99) WITHIN GROUP (
-	ORDER BY CAST(spark_extension -> 'spark_submit_job_driver' ->> 'num_executors' AS bigint)) AS executors
+	ORDER BY CAST(substring(spark_extension -> 'spark_submit_job_driver' ->> 'num_executors' FROM '^[0-9]{1,9}$') AS bigint)) AS executors
 FROM (` + sparkHistorySQL + `) AS ended`
 
 // ExecutorOOMSelectCommandSQL says whether an executor of a Spark run of a

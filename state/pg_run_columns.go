@@ -1,5 +1,7 @@
 package state
 
+import "context"
+
 // runColumns are the columns of table task that make a Run, in the order of
 // its fields; the one list of them. They are qualified, so that they stand in
 // SELECT … FROM task as well as in UPDATE task … FROM … RETURNING. sqlx scans
@@ -65,3 +67,78 @@ const runColumns = `
 	task.claimed_by,
 	task.claimed_until,
 	task.next_attempt_at`
+
+// runRow is a row of runColumns. Its jsonb columns take the place of the fields
+// of Run with the same name, because they may have any shape.
+type runRow struct {
+	Run
+	RawEnv           []byte `db:"env"`
+	RawLabels        []byte `db:"labels"`
+	RawPodEvents     []byte `db:"pod_events"`
+	RawCloudTrail    []byte `db:"cloudtrail_notifications"`
+	RawRequestCustom []byte `db:"execution_request_custom"`
+	RawSpawnedRuns   []byte `db:"spawned_runs"`
+	RawRunExceptions []byte `db:"run_exceptions"`
+	RawSpark         []byte `db:"spark_extension"`
+}
+
+// readRuns returns the runs that query reads into a slice of rows.
+func (m *Manager) readRuns(ctx context.Context, query func(rows any) error) ([]Run, error) {
+	var rows []runRow
+	if err := query(&rows); err != nil {
+		return nil, interpretError(err)
+	}
+	runs := make([]Run, len(rows))
+	for i := range rows {
+		runs[i] = m.runOf(ctx, &rows[i])
+	}
+	return runs, nil
+}
+
+// readRun returns the run that query reads into a row. sql.ErrNoRows comes back
+// as it is.
+func (m *Manager) readRun(ctx context.Context, query func(row any) error) (Run, error) {
+	var row runRow
+	if err := query(&row); err != nil {
+		return Run{}, interpretError(err)
+	}
+	return m.runOf(ctx, &row), nil
+}
+
+// maxOddLogged bounds the memory of what was logged.
+const maxOddLogged = 10_000
+
+// runOf reads the jsonb columns of a row, and logs once if one is odd.
+func (m *Manager) runOf(ctx context.Context, row *runRow) Run {
+	r := &row.Run
+	for _, c := range []struct {
+		column string
+		dst    any
+		raw    []byte
+	}{
+		{"env", &r.Env, row.RawEnv},
+		{"labels", &r.Labels, row.RawLabels},
+		{"pod_events", &r.PodEvents, row.RawPodEvents},
+		{"cloudtrail_notifications", &r.CloudTrail, row.RawCloudTrail},
+		{"execution_request_custom", &r.RequestCustom, row.RawRequestCustom},
+		{"spawned_runs", &r.SpawnedRuns, row.RawSpawnedRuns},
+		{"run_exceptions", &r.RunExceptions, row.RawRunExceptions},
+		{"spark_extension", &r.SparkExtension, row.RawSpark},
+	} {
+		if !readJSON(c.dst, c.raw) {
+			continue
+		}
+		m.oddMu.Lock()
+		place := r.RunID + " " + c.column
+		known := m.oddLogged[place] || len(m.oddLogged) >= maxOddLogged
+		if !known {
+			m.oddLogged[place] = true
+		}
+		m.oddMu.Unlock()
+		if !known {
+			m.logger.WarnContext(ctx, "a run's JSON has an unexpected shape and was read as far as possible",
+				"run_id", r.RunID, "column", c.column)
+		}
+	}
+	return *r
+}

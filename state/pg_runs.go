@@ -84,7 +84,8 @@ func (m *Manager) createRunOnce(ctx context.Context, r Run) (answer Run, created
 		}
 		// A statement of its own, because its snapshot must be younger than
 		// the lock.
-		err := tx.GetContext(ctx, &answer, runsByKeySQL, *r.IdempotenceKey)
+		var err error
+		answer, err = m.readRun(ctx, func(row any) error { return tx.GetContext(ctx, row, runsByKeySQL, *r.IdempotenceKey) })
 		if !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
@@ -147,12 +148,11 @@ const getRunSQL = `SELECT ` + runColumns + ` FROM task WHERE run_id = $1`
 
 // GetRun reads one run. MissingResource where there is none.
 func (m *Manager) GetRun(ctx context.Context, runID string) (Run, error) {
-	var r Run
-	err := m.db.GetContext(ctx, &r, getRunSQL, runID)
+	r, err := m.readRun(ctx, func(row any) error { return m.db.GetContext(ctx, row, getRunSQL, runID) })
 	if errors.Is(err, sql.ErrNoRows) {
 		return Run{}, Missingf("there is no run %q", runID)
 	}
-	return r, interpretError(err)
+	return r, err
 }
 
 // listChildRunsSQL is served by the index on env. $1 is an environment.

@@ -45,12 +45,9 @@ func (m *Manager) moved(ctx context.Context, text, runID string, arg any) (r Run
 	if err != nil {
 		return Run{}, false, err
 	}
-	err = stmt.GetContext(ctx, &r, arg)
-	if err == nil {
-		return r, true, nil
-	}
+	r, err = m.readRun(ctx, func(row any) error { return stmt.GetContext(ctx, row, arg) })
 	if !errors.Is(err, sql.ErrNoRows) {
-		return Run{}, false, interpretError(err)
+		return r, err == nil, err
 	}
 	r, err = m.GetRun(ctx, runID)
 	return r, false, err
@@ -62,11 +59,7 @@ func (m *Manager) changed(ctx context.Context, text string, arg any) ([]Run, err
 	if err != nil {
 		return nil, err
 	}
-	var runs []Run
-	if err := stmt.SelectContext(ctx, &runs, arg); err != nil {
-		return nil, interpretError(err)
-	}
-	return runs, nil
+	return m.readRuns(ctx, func(rows any) error { return stmt.SelectContext(ctx, rows, arg) })
 }
 
 // exec runs a statement that is not worth keeping prepared and counts the rows
