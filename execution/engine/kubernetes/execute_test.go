@@ -32,12 +32,12 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// apiServer answers as an API server does in one situation, and notes what it was asked. What a Job becomes in a
-// cluster is not its business: that is tried on a real one.
+// apiServer responds as an API server does in one situation, and records the requests. What becomes of a Job is tested
+// on a real cluster.
 type apiServer struct {
 	mu     sync.Mutex
 	asked  []string
-	create *metav1.Status // what creating a Job is answered; nil makes it
+	create *metav1.Status // the response to creating a Job; nil creates it
 	there  *batchv1.Job
 }
 
@@ -76,7 +76,7 @@ func (s *apiServer) count(request string) (n int) {
 	return n
 }
 
-// sized gives every run the same.
+// sized gives every run the same size.
 type sized struct{}
 
 var _ Sizer = sized{}
@@ -85,18 +85,21 @@ func (sized) Resources(context.Context, state.Executable, state.Run) (adapter.Re
 	return adapter.Resources{Size: state.Size{Memory: 512, CPU: 256}, Limit: state.Size{Memory: 512, CPU: 256}}, nil
 }
 
-// rows knows which runs are stopped.
-type rows struct{ stopped []string }
+// rows is a database of runs.
+type rows struct {
+	active  []state.Run
+	stopped []string
+}
 
 var _ Store = rows{}
 
-func (rows) ActiveRuns(context.Context, string, string, string, int) ([]state.Run, error) {
-	return nil, nil
+func (r rows) ActiveRuns(context.Context, string, string, string, int) ([]state.Run, error) {
+	return r.active, nil
 }
 
 func (r rows) StoppedAmong(context.Context, []string) ([]string, error) { return r.stopped, nil }
 
-func makeEngine(t *testing.T, api *apiServer, store Store) (*Engine, string) {
+func makeEngine(t *testing.T, api http.Handler, store Store) (*Engine, string) {
 	t.Helper()
 	server := httptest.NewServer(api)
 	t.Cleanup(server.Close)
@@ -128,11 +131,11 @@ func makeRun() state.Run {
 	return state.Run{RunID: "eks-1", Image: "i", ClusterName: "prod", Command: new("true"), Labels: state.Labels{"team": "Data"}}
 }
 
-// submission accepts as answer says and keeps what was accepted.
-func submission(run state.Run, answer bool, given *[]state.Acceptance) engine.Submission {
+// submission returns accepted from Accept, and keeps what was accepted.
+func submission(run state.Run, accepted bool, given *[]state.Acceptance) engine.Submission {
 	return engine.Submission{Run: run, Executable: state.Definition{}, Accept: func(_ context.Context, a state.Acceptance) (bool, error) {
 		*given = append(*given, a)
-		return answer, nil
+		return accepted, nil
 	}}
 }
 
@@ -195,12 +198,12 @@ func TestExecuteRefused(t *testing.T) {
 			err := e.Execute(t.Context(), submission(makeRun(), true, &given))
 			assert.True(t, tc.is(err), "%T %v", err, err)
 			assert.ErrorContains(t, err, "said the API server")
-			assert.Empty(t, given, "what the cluster does not have is not accepted")
+			assert.Empty(t, given, "a run that the cluster does not have is not accepted")
 		})
 	}
 }
 
-func TestExecuteFindsTheJobMade(t *testing.T) {
+func TestExecuteFindsTheJob(t *testing.T) {
 	t.Parallel()
 	run := makeRun()
 	there, err := job.Build(job.Input{
@@ -217,10 +220,10 @@ func TestExecuteFindsTheJobMade(t *testing.T) {
 	assert.Equal(t, []int64{896, 900, 300, 400}, []int64{got.Memory, got.Limit.Memory, got.CPU, got.Limit.CPU}, "the sizes are the Job's")
 
 	there.DeletionTimestamp = new(metav1.Now())
-	assert.ErrorAs(t, e.Execute(t.Context(), submission(run, true, &given)), new(engine.NotNow), "not one that is going")
+	assert.ErrorAs(t, e.Execute(t.Context(), submission(run, true, &given)), new(engine.NotNow), "a Job that is being deleted is not the run's")
 }
 
-func TestExecuteOfARunThatIsNoLongerOurs(t *testing.T) {
+func TestExecuteNotAccepted(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		stopped []string
