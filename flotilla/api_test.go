@@ -96,8 +96,11 @@ func (a *api) routerConfig(t testing.TB) flotilla.RouterConfig {
 	})
 	require.NoError(t, err)
 	executions, err := services.NewExecutionService(services.ExecutionConfig{
-		Store: a.manager, Clusters: clusters, Engines: a.engine, Waker: a.engine, Config: a.config,
+		Store: a.manager, Clusters: clusters, Engines: a.engine, Waker: a.engine,
 		Metrics: metrics.Nop{}, Logger: logger, Clock: a.clock.Now,
+		Mode: a.config.Mode, OwnerIDVar: a.config.OwnerIDVar, TierDefault: a.config.EKS.TierDefault,
+		DefaultCluster: a.config.Local.ClusterName, Deadlines: a.config.Deadlines, MetricsServerURI: a.config.EKS.MetricsServerURI,
+		Spot: services.SpotPolicy{ReattemptShare: a.config.EKS.SpotReattemptOverride, LongMinutes: a.config.EKS.SpotThresholdMinutes},
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, executions.Close(context.Background())) })
@@ -106,7 +109,8 @@ func (a *api) routerConfig(t testing.TB) flotilla.RouterConfig {
 	})
 	require.NoError(t, err)
 	templates, err := services.NewTemplateService(services.TemplateConfig{
-		Store: a.manager, Execution: executions, ARA: a.config.ARA, Logger: logger, OwnerIDVar: a.config.OwnerIDVar,
+		Store: a.manager, Execution: executions, Logger: logger, OwnerIDVar: a.config.OwnerIDVar,
+		DefaultSize: state.Size{Memory: a.config.ARA.MinMemory, CPU: a.config.ARA.MinCPU},
 	})
 	require.NoError(t, err)
 	logs, err := services.NewLogService(services.LogConfig{

@@ -22,7 +22,6 @@ type cluster struct {
 var (
 	_ engine.Engine           = (*cluster)(nil)
 	_ services.EngineRegistry = (*cluster)(nil)
-	_ services.Waker          = (*cluster)(nil)
 )
 
 func newCluster() *cluster {

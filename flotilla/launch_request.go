@@ -138,7 +138,7 @@ func (b *templateLaunchRequest) request() (*state.TemplateExecutionRequest, erro
 	}
 	common := b.common(b.OwnerID)
 	if b.ClusterName != "" {
-		common.ClusterName = b.ClusterName
+		common.ClusterName, common.ClusterRequired = b.ClusterName, true
 	}
 	return &state.TemplateExecutionRequest{
 		ExecutionRequestCommon: common,

@@ -161,14 +161,21 @@ func New(ctx context.Context, c Config) (_ *Server, err error) {
 	}
 	executions, err := services.NewExecutionService(services.ExecutionConfig{
 		Store: s.manager, Clusters: clusters, Engines: engines, Waker: s.notifier,
-		Config: cfg, Metrics: measure, Logger: s.logger, Clock: time.Now,
+		Metrics: measure, Logger: s.logger, Clock: time.Now,
+		Mode: cfg.Mode, OwnerIDVar: cfg.OwnerIDVar, TierDefault: cfg.EKS.TierDefault,
+		DefaultCluster: defaultCluster(cfg), GPUDefaultCluster: cfg.EKS.GPUClusterDefault,
+		Spot: services.SpotPolicy{
+			Never: cfg.EKS.SpotOverride, ReattemptShare: cfg.EKS.SpotReattemptOverride, LongMinutes: cfg.EKS.SpotThresholdMinutes,
+		},
+		Deadlines: cfg.Deadlines, MetricsServerURI: cfg.EKS.MetricsServerURI,
 	})
 	if err != nil {
 		return nil, err
 	}
 	s.onClose(executions.Close)
 	templates, err := services.NewTemplateService(services.TemplateConfig{
-		Store: s.manager, Execution: executions, ARA: cfg.ARA, Logger: s.logger, OwnerIDVar: cfg.OwnerIDVar,
+		Store: s.manager, Execution: executions, Logger: s.logger, OwnerIDVar: cfg.OwnerIDVar,
+		DefaultSize: state.Size{Memory: cfg.ARA.MinMemory, CPU: cfg.ARA.MinCPU},
 	})
 	if err != nil {
 		return nil, err
@@ -251,6 +258,14 @@ func configuredClusters(cfg config.Config) []state.Cluster {
 		})
 	}
 	return clusters
+}
+
+// defaultCluster returns the cluster of runs that nothing else places.
+func defaultCluster(cfg config.Config) string {
+	if cfg.EKS.ClusterDefault == "" && cfg.Local.Enabled {
+		return cfg.Local.ClusterName
+	}
+	return cfg.EKS.ClusterDefault
 }
 
 // ready serves /readyz: whether the database can be used, and how the local driver enforces memory limits.

@@ -7,11 +7,9 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// Events of the audit lines. The first two keep the names that existing log
-// searches look for.
+// Events of the audit lines beside state.EventTaskStatus. The first keeps the name that existing log searches look for.
 const (
 	eventRunCreated         = "FlotillaSubmitTask"
-	eventRunStatus          = state.EventTaskStatus
 	eventDefinitionCreated  = "definition_created"
 	eventDefinitionUpdated  = "definition_updated"
 	eventDefinitionDeleted  = "definition_deleted"
@@ -22,20 +20,40 @@ const (
 	eventWorkerCountUpdated = "worker_count_updated"
 )
 
-// unknownActor stands for who acted where the API is open and no header says.
-const unknownActor = "unknown"
+// Actor is who made a request, as far as the request says.
+type Actor struct {
+	// Token is the name of the API token, empty if the API is open.
+	Token string
+	// Email comes from the request header whose name contains "-email", which a proxy in front sets.
+	Email string
+}
 
-// audit writes the one line of a change: what happened and who did it. owner
-// is the owner that the request names, empty where it names none.
-func audit(ctx context.Context, logger *slog.Logger, event, owner string, attrs ...any) {
+type actorKey struct{}
+
+// WithActor returns a context that carries an Actor for the audit lines.
+func WithActor(ctx context.Context, a Actor) context.Context {
+	return context.WithValue(ctx, actorKey{}, a)
+}
+
+// ActorFrom returns the Actor stored in ctx, or the zero Actor.
+func ActorFrom(ctx context.Context) Actor {
+	a, _ := ctx.Value(actorKey{}).(Actor)
+	return a
+}
+
+// auditor returns who acts in ctx. owner is the owner that the request names, empty if it names none.
+func auditor(ctx context.Context, owner string) state.Auditor {
 	actor := ActorFrom(ctx)
-	who := unknownActor
-	for _, name := range []string{actor.Email, actor.Token, owner} {
+	by := state.Auditor{Who: "unknown", Token: actor.Token, Email: actor.Email}
+	for _, name := range []string{owner, actor.Token, actor.Email} {
 		if name != "" {
-			who = name
-			break
+			by.Who = name
 		}
 	}
-	line := []any{"event", event, "who", who, "token", actor.Token, "email", actor.Email, "owner", owner}
-	logger.InfoContext(ctx, "audit", append(line, attrs...)...)
+	return by
+}
+
+// audit writes the one line of a change.
+func audit(ctx context.Context, logger *slog.Logger, event, owner string, attrs ...any) {
+	logger.InfoContext(ctx, "audit", append(state.AuditLine(event, auditor(ctx, owner), owner), attrs...)...)
 }

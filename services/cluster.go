@@ -33,7 +33,7 @@ type ClusterConfig struct {
 // ClusterService keeps the clusters (rest-api.md, Cluster).
 type ClusterService struct {
 	c     ClusterConfig
-	known *cached[[]state.Cluster]
+	known *cache[[]state.Cluster]
 }
 
 // NewClusterService makes the service.
@@ -49,9 +49,7 @@ func NewClusterService(c ClusterConfig) (*ClusterService, error) {
 		}
 	}
 	c.Configured = configured
-	s := &ClusterService{c: c}
-	s.known = &cached[[]state.Cluster]{fetch: s.List, clock: c.Clock}
-	return s, nil
+	return &ClusterService{c: c, known: newCache[[]state.Cluster](c.Clock, 1, 0)}, nil
 }
 
 // List is every cluster: those of the configuration that have no row of their
@@ -103,7 +101,7 @@ func (s *ClusterService) Create(ctx context.Context, c state.Cluster) error {
 	if err := s.c.Store.CreateCluster(ctx, c); err != nil {
 		return err
 	}
-	s.known.drop()
+	s.known.drop("")
 	audit(ctx, s.c.Logger, eventClusterCreated, "", "cluster", c.Name)
 	return nil
 }
@@ -134,7 +132,7 @@ func (s *ClusterService) Update(ctx context.Context, id string, u state.ClusterU
 	if err := s.c.Store.UpdateCluster(ctx, id, u); err != nil {
 		return err
 	}
-	s.known.drop()
+	s.known.drop("")
 	audit(ctx, s.c.Logger, eventClusterUpdated, "", "cluster_id", id)
 	return nil
 }
@@ -147,7 +145,7 @@ func (s *ClusterService) Delete(ctx context.Context, id string) error {
 	if err := s.c.Store.DeleteCluster(ctx, id); err != nil {
 		return err
 	}
-	s.known.drop()
+	s.known.drop("")
 	audit(ctx, s.c.Logger, eventClusterDeleted, "", "cluster_id", id)
 	return nil
 }
@@ -155,7 +153,7 @@ func (s *ClusterService) Delete(ctx context.Context, id string) error {
 // Known are the clusters by name, at most 10 s old; of rows with one name the
 // lowest id counts.
 func (s *ClusterService) Known(ctx context.Context) ([]state.Cluster, error) {
-	all, err := s.known.get(ctx, cacheAge)
+	all, err := s.known.get(ctx, "", cacheAge, s.List)
 	return firstOfName(all), err
 }
 
@@ -166,7 +164,7 @@ const missAge = time.Second
 // stored is found too: a miss reads again, once a second at most.
 func (s *ClusterService) Find(ctx context.Context, name string) (state.Cluster, bool, error) {
 	for _, age := range []time.Duration{cacheAge, missAge} {
-		all, err := s.known.get(ctx, age)
+		all, err := s.known.get(ctx, "", age, s.List)
 		if err != nil {
 			return state.Cluster{}, false, err
 		}

@@ -87,7 +87,7 @@ func TestMalformedClusters(t *testing.T) {
 		"a name that climbs":  {state.Cluster{Name: "../../etc/passwd", Region: "r"}, "slash"},
 		"a name of 1 MB":      {state.Cluster{Name: strings.Repeat("x", 1<<20), Region: "r"}, "name"},
 		"an empty tier":       {state.Cluster{Name: "x", Region: "r", AllowedTiers: []string{""}}, "allowed_tiers[0]"},
-		"NUL in a capability": {state.Cluster{Name: "x", Region: "r", Capabilities: []string{"a", "\x00"}}, "capabilities[1]"},
+		"NUL in a capability": {state.Cluster{Name: "x", Region: "r", Capabilities: []string{"a", "\x00"}}, "NUL"},
 		"a namespace of 1 MB": {state.Cluster{Name: "x", Region: "r", Namespace: strings.Repeat("x", 1<<20)}, "namespace"},
 	}
 	for name, k := range cases {

@@ -49,7 +49,7 @@ func TestMalformedDefinitions(t *testing.T) {
 		"a group of 1 MB":               {func(d *state.Definition) { d.GroupName = long }, []string{"group_name"}},
 		"an image of 1 MB":              {func(d *state.Definition) { d.Image = long }, []string{"image"}},
 		"a command of 1 MB":             {func(d *state.Definition) { d.Command = &long }, []string{"command"}},
-		"NUL in an alias":               {func(d *state.Definition) { d.Alias = "a\x00" }, []string{"alias", "NUL"}},
+		"NUL in an alias":               {func(d *state.Definition) { d.Alias = "a\x00" }, []string{"NUL"}},
 		"ports that there are not":      {func(d *state.Definition) { d.Ports = []int64{0, 80, 65_536} }, []string{"ports[0]", "ports[2]"}},
 		"an empty tag":                  {func(d *state.Definition) { d.Tags = []string{""} }, []string{"tags[0]"}},
 		"a variable without a name":     {func(d *state.Definition) { d.Env = state.EnvList{{Value: "x"}} }, []string{"env[0].name"}},

@@ -5,9 +5,14 @@ import (
 	"crypto/md5" //nolint:gosec // The identity of a command, not a secret: existing rows and clients hold MD5.
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"time"
+
+	"al.essio.dev/pkg/shellescape"
 
 	"github.com/stitchfix/flotilla-os/config"
 	"github.com/stitchfix/flotilla-os/execution/engine"
@@ -16,43 +21,28 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// RunStore is what the service needs of the stored runs.
-type RunStore interface {
-	// CreateRun stores a run, or answers false and the earlier run that has
-	// its idempotence key.
+// ExecutionStore is the database as the ExecutionService uses it.
+type ExecutionStore interface {
+	GetDefinition(ctx context.Context, id string) (state.Definition, error)
+	GetDefinitionByAlias(ctx context.Context, alias string) (state.Definition, error)
+	GetTemplate(ctx context.Context, id string) (state.Template, error)
+
+	// CreateRun stores a run. It returns false and the earlier run if one has the same idempotence key.
 	CreateRun(ctx context.Context, r state.Run) (state.Run, bool, error)
 	GetRun(ctx context.Context, id string) (state.Run, error)
 	ListRuns(ctx context.Context, o state.ListOptions) (state.RunList, error)
 	ListChildRuns(ctx context.Context, parentID string) ([]string, error)
-	// StopRun answers the run as it is now and whether this call stopped it.
+	// StopRun returns the run as it is now and whether this call stopped it.
 	StopRun(ctx context.Context, id, reason string) (state.Run, bool, error)
-	// SelfReportRun answers the run as it is now and whether the report
-	// moved it.
+	// SelfReportRun returns the run as it is now and whether the report moved it.
 	SelfReportRun(ctx context.Context, id string, r state.SelfReport) (state.Run, bool, error)
-}
 
-// HistoryStore answers what the lifecycle choice asks of the past.
-type HistoryStore interface {
-	// EstimateRuntime is the P95 runtime of a command in minutes, last 7 days;
-	// state.MissingResource where it never ran.
+	// EstimateRuntime returns the P95 runtime of a command in the last 7 days, in minutes; state.MissingResource if it
+	// never ran.
 	EstimateRuntime(ctx context.Context, executableID, commandHash string) (float64, error)
-	// ReattemptRate is the share (0 to 1) of multi-attempt spot runs of the
-	// last 18 minutes; state.MissingResource where there were none.
+	// ReattemptRate returns the share (0 to 1) of multi-attempt spot runs of the last 18 minutes; state.MissingResource if
+	// there were none.
 	ReattemptRate(ctx context.Context) (float64, error)
-}
-
-// ExecutableStore finds what runs are made from.
-type ExecutableStore interface {
-	GetDefinition(ctx context.Context, id string) (state.Definition, error)
-	GetDefinitionByAlias(ctx context.Context, alias string) (state.Definition, error)
-	GetTemplate(ctx context.Context, id string) (state.Template, error)
-}
-
-// ExecutionStore is the database as the ExecutionService sees it.
-type ExecutionStore interface {
-	RunStore
-	HistoryStore
-	ExecutableStore
 }
 
 // ClusterFinder knows the clusters.
@@ -61,113 +51,159 @@ type ClusterFinder interface {
 	Find(ctx context.Context, name string) (state.Cluster, bool, error)
 }
 
-// EngineRegistry finds the engine of a cluster; engine.NotNow where the
-// cluster has none at present.
+// EngineRegistry finds the engine of a cluster; engine.NotNow if the cluster has none at present.
 type EngineRegistry interface {
 	Engine(ctx context.Context, clusterName string) (engine.Engine, error)
 }
-
-// Waker tells the workers that a run was queued.
-type Waker interface{ Wake() }
 
 // ExecutionConfig is what an ExecutionService needs.
 type ExecutionConfig struct {
 	Store    ExecutionStore
 	Clusters ClusterFinder
 	Engines  EngineRegistry
-	Waker    Waker
-	Config   config.Config
-	Metrics  metrics.Client
-	Logger   *slog.Logger
-	Clock    func() time.Time
+	// Waker tells the workers that a run was queued.
+	Waker   interface{ Wake() }
+	Metrics metrics.Client
+	Logger  *slog.Logger
+	Clock   func() time.Time
+
+	// Mode is given to every run as FLOTILLA_SERVER_MODE.
+	Mode string
+	// OwnerIDVar is the variable by which a run learns its owner; reserved.
+	OwnerIDVar string
+	// TierDefault is the tier of a run whose request names none.
+	TierDefault string
+	// DefaultCluster takes the runs that nothing else places, GPUDefaultCluster those of them with a GPU; empty for none.
+	DefaultCluster, GPUDefaultCluster string
+	// Spot decides when spot becomes on-demand.
+	Spot SpotPolicy
+	// Deadlines are those of runs whose request names none.
+	Deadlines config.Deadlines
+	// MetricsServerURI is the page that shows a run's metrics; empty for none.
+	MetricsServerURI string
 }
 
-// ExecutionService creates, stops and answers runs.
+// SpotPolicy decides when a run that may use spot nodes gets an on-demand one (kubernetes.md, "Lifecycle choice at
+// creation").
+type SpotPolicy struct {
+	// Never makes every run on-demand.
+	Never bool
+	// ReattemptShare is the share (0 to 1) of multi-attempt runs from which spot becomes on-demand.
+	ReattemptShare float64
+	// LongMinutes is the P95 runtime in minutes beyond which a command runs on-demand.
+	LongMinutes int
+}
+
+// ExecutionService creates, stops and reads runs.
 type ExecutionService struct {
-	c         ExecutionConfig
-	log       *slog.Logger
-	reattempt *cached[float64]
-	runtimes  *cachedBy[commandKey, float64]
-	// definitions are as they were a while ago, see createOf.
-	definitions *cachedBy[definitionKey, state.Definition]
+	c   ExecutionConfig
+	log *slog.Logger
+	// definitions, reattempts and runtimes are what submitting reads, at most cacheAge old. The first is keyed by id and
+	// by alias, the last by executable and command.
+	definitions *cache[state.Definition]
+	reattempts  *cache[float64]
+	runtimes    *cache[float64]
 	endings     *terminator
 	// pick chooses one of n clusters.
 	pick func(n int) int
 }
 
-// NewExecutionService makes the service. Close it.
+// The caches are bounded in number, for memory: a definition may hold a command of 128 KiB.
+const (
+	maxRuntimes    = 1000
+	maxDefinitions = 250
+)
+
+// NewExecutionService returns the service. Close it.
 func NewExecutionService(c ExecutionConfig) (*ExecutionService, error) {
 	if c.Store == nil || c.Clusters == nil || c.Engines == nil || c.Waker == nil || c.Metrics == nil || c.Logger == nil || c.Clock == nil {
 		return nil, errors.New("services: executions need a store, clusters, engines, a waker, metrics, a logger and a clock")
 	}
-	s := &ExecutionService{c: c, log: c.Logger, endings: newTerminator(c.Engines, c.Logger), pick: rand.IntN}
-	s.reattempt = &cached[float64]{fetch: s.readReattemptRate, clock: c.Clock}
-	s.runtimes = &cachedBy[commandKey, float64]{fetch: s.readRuntime, clock: c.Clock, most: mostRuntimes}
-	s.definitions = &cachedBy[definitionKey, state.Definition]{fetch: s.readDefinition, clock: c.Clock, most: mostDefinitions}
-	return s, nil
+	return &ExecutionService{
+		c: c, log: c.Logger, endings: newTerminator(c.Engines, c.Logger), pick: rand.IntN,
+		definitions: newCache[state.Definition](c.Clock, maxDefinitions, 0),
+		reattempts:  newCache[float64](c.Clock, 1, cacheAge),
+		runtimes:    newCache[float64](c.Clock, maxRuntimes, cacheAge),
+	}, nil
 }
 
 // Close waits for the engines that were asked to end runs, until ctx ends.
 func (s *ExecutionService) Close(ctx context.Context) error { return s.endings.close(ctx) }
 
-// Created is the answer to a request to run something.
+// Created is the result of a request to run something.
 type Created struct {
 	Run state.Run
-	// Warnings are sentences for the caller: what of the request was not
-	// followed.
+	// Warnings are sentences for the client about what of the request was ignored.
 	Warnings []string
-	// New is false where an earlier run with the same idempotence key is
-	// answered, and for a dry run.
+	// New is false if an earlier run has the same idempotence key, and for a dry run.
 	New bool
 }
 
-// runnable is an executable that knows the command of a run that brings none.
+// CreateByDefinitionID queues a run of a definition. Errors: state.MalformedInput, state.MissingResource.
+func (s *ExecutionService) CreateByDefinitionID(ctx context.Context, id string, req *state.DefinitionExecutionRequest) (Created, error) {
+	return s.createOf(ctx, "id "+id, req, func(ctx context.Context) (state.Definition, error) {
+		return s.c.Store.GetDefinition(ctx, id)
+	})
+}
+
+// CreateByAlias queues a run of the definition with an alias. Errors as of CreateByDefinitionID.
+func (s *ExecutionService) CreateByAlias(ctx context.Context, alias string, req *state.DefinitionExecutionRequest) (Created, error) {
+	return s.createOf(ctx, "alias "+alias, req, func(ctx context.Context) (state.Definition, error) {
+		return s.c.Store.GetDefinitionByAlias(ctx, alias)
+	})
+}
+
+// createOf queues a run of the definition that read returns. It takes the definition as it was up to cacheAge ago, and
+// has the INSERT check that it still is so, which saves reading it for every run. If it is not, or if the request does
+// not fit what it was, nothing has been stored and the definition is read.
+func (s *ExecutionService) createOf(ctx context.Context, key string, req *state.DefinitionExecutionRequest, read func(context.Context) (state.Definition, error)) (Created, error) {
+	if d, err := s.definitions.get(ctx, key, cacheAge, read); err == nil {
+		created, err := s.create(ctx, d, req, d.Version, false)
+		if !errors.Is(err, state.ErrDefinitionChanged) && !errors.As(err, new(state.MalformedInput)) {
+			return created, err
+		}
+		s.definitions.drop(key)
+	}
+	d, err := read(ctx)
+	if err != nil {
+		return Created{}, err
+	}
+	return s.create(ctx, d, req, "", false)
+}
+
+// runnable is an executable that knows the command of a run whose request brings none.
 type runnable interface {
 	state.Executable
 	GetExecutableCommand(req state.ExecutionRequest) (string, error)
 }
 
-// CreateByDefinitionID queues a run of a definition. Errors:
-// state.MalformedInput, state.MissingResource.
-func (s *ExecutionService) CreateByDefinitionID(ctx context.Context, id string, req *state.DefinitionExecutionRequest) (Created, error) {
-	return s.createOf(ctx, definitionKey{id: id}, req)
-}
-
-// CreateByAlias queues a run of the definition with an alias. Errors as of
-// CreateByDefinitionID.
-func (s *ExecutionService) CreateByAlias(ctx context.Context, alias string, req *state.DefinitionExecutionRequest) (Created, error) {
-	return s.createOf(ctx, definitionKey{alias: alias}, req)
-}
-
-// creation says how a run is to be created.
-type creation struct {
-	// strict refuses a cluster that is not known instead of ignoring it.
-	strict bool
-	// dry builds the run and stores nothing.
-	dry bool
-	// version is what the definition's must still be, see state.CreateRun.
-	version string
-}
-
-func (s *ExecutionService) create(ctx context.Context, executable runnable, req state.ExecutionRequest, how creation) (Created, error) {
+// create makes a run: request, command, hash, place, store. The definition must still have version, if one is given;
+// see state.CreateRun. A dry run is built and not stored.
+func (s *ExecutionService) create(ctx context.Context, executable runnable, req state.ExecutionRequest, version string, dry bool) (Created, error) {
 	run, err := s.constructBaseRunFromExecutable(ctx, executable, req)
 	if err != nil {
 		return Created{}, err
 	}
-	var warnings []string
-	run.ClusterName, warnings, err = s.chooseCluster(ctx, executable, req.GetExecutionRequestCommon().ClusterName, run, how.strict)
+	warnings, err := s.place(ctx, &run, executable, req.GetExecutionRequestCommon())
 	if err != nil {
 		return Created{}, err
 	}
-	if how.dry {
+	if dry {
 		return Created{Run: run, Warnings: warnings}, nil
 	}
-	run.DefinitionVersion = how.version
+	run.DefinitionVersion = version
 	stored, isNew, err := s.c.Store.CreateRun(ctx, run)
 	if errors.Is(err, state.ErrDefinitionChanged) {
 		return Created{}, err
 	}
-	s.countEnqueue(run, err)
+	m, result := metrics.EngineEKSEnqueue, metrics.StatusSuccess
+	if run.Engine == state.EKSSparkEngine {
+		m = metrics.EngineEMREnqueue
+	}
+	if err != nil {
+		result = metrics.StatusFailure
+	}
+	s.count(m, run, result)
 	if err != nil {
 		return Created{}, err
 	}
@@ -180,42 +216,30 @@ func (s *ExecutionService) create(ctx context.Context, executable runnable, req 
 	return Created{Run: s.decorated(stored), Warnings: warnings, New: isNew}, nil
 }
 
-// constructBaseRunFromExecutable builds the run that a request asks for, all
-// but its cluster. It is the one place where a command's hash is computed
-// (ara.md section 1): after the command is final, from the command alone. What
-// the client sent as a hash, and the description, play no part.
+// count counts what was done with a run.
+func (s *ExecutionService) count(m metrics.Metric, run state.Run, result string) {
+	s.c.Metrics.Increment(m, []string{
+		metrics.Tag(metrics.TagEngine, run.Engine), metrics.Tag(metrics.TagCluster, run.ClusterName),
+		metrics.Tag(metrics.TagStatus, result), metrics.Tag(metrics.TagTier, run.Tier),
+	}, 1)
+}
+
+// constructBaseRunFromExecutable builds the run that a request asks for, all but its cluster. It is the one place that
+// computes a command's hash (ara.md section 1): after the command is final, from the command alone. The hash that a
+// client sends, and the description, play no part.
 func (s *ExecutionService) constructBaseRunFromExecutable(ctx context.Context, executable runnable, req state.ExecutionRequest) (state.Run, error) {
 	fields, err := s.resolve(executable, req)
 	if err != nil {
 		return state.Run{}, err
 	}
+	resources := executable.GetExecutableResources()
+	gpu := firstPositive(fields.GPU, resources.GPU)
 
 	fields.CommandHash = nil
 	if fields.Command != nil && *fields.Command != "" {
 		fields.CommandHash = new(CommandHash(*fields.Command))
 	}
 
-	run := s.baseRun(executable, fields)
-	run.RequestCustom = req.GetExecutionRequestCustom()
-	lifecycle := s.chooseLifecycle(ctx, run, fields.NodeLifecycle)
-	run.NodeLifecycle = &lifecycle
-	run.ActiveDeadlineSeconds = fields.ActiveDeadlineSeconds
-	if run.ActiveDeadlineSeconds == nil {
-		run.ActiveDeadlineSeconds = new(s.defaultDeadline(lifecycle))
-	}
-	return run, nil
-}
-
-// CommandHash is the identity of a command: the lower-case hex MD5 of its
-// bytes.
-func CommandHash(command string) string {
-	sum := md5.Sum([]byte(command)) //nolint:gosec // See the import.
-	return hex.EncodeToString(sum[:])
-}
-
-// baseRun fills in everything that needs no decision any more.
-func (s *ExecutionService) baseRun(executable runnable, fields state.ExecutionRequestCommon) state.Run {
-	resources := executable.GetExecutableResources()
 	id := *executable.GetExecutableID()
 	run := state.Run{
 		RunID: state.NewRunID(*fields.Engine), DefinitionID: id, Alias: id, ExecutableID: &id,
@@ -225,9 +249,9 @@ func (s *ExecutionService) baseRun(executable runnable, fields state.ExecutionRe
 		User: fields.OwnerID, Engine: *fields.Engine, SparkExtension: fields.SparkExtension,
 		Command: fields.Command, CommandHash: fields.CommandHash,
 		Memory: fields.Memory, CPU: fields.CPU, RequestedMemory: fields.Memory, RequestedCPU: fields.CPU,
-		GPU: firstPositive(fields.GPU, resources.GPU), EphemeralStorage: firstPositive(fields.EphemeralStorage, resources.EphemeralStorage),
+		GPU: gpu, EphemeralStorage: firstPositive(fields.EphemeralStorage, resources.EphemeralStorage),
 		IdempotenceKey: fields.IdempotenceKey, Arch: fields.Arch, Labels: fields.Labels,
-		ServiceAccount: fields.ServiceAccount, Tier: *fields.Tier,
+		ServiceAccount: fields.ServiceAccount, Tier: *fields.Tier, RequestCustom: req.GetExecutionRequestCustom(),
 	}
 	if d, ok := definitionOf(executable); ok {
 		run.Alias, run.GroupName = d.Alias, d.GroupName
@@ -236,20 +260,242 @@ func (s *ExecutionService) baseRun(executable runnable, fields state.ExecutionRe
 	if fields.Description != nil {
 		run.Description = *fields.Description
 	}
-	run.Env = s.runEnv(run, fields.Env)
-	return run
+	// Flotilla's variables come first, then the request's in their order. The definition's are merged in the container.
+	run.Env = append(state.EnvList{
+		{Name: envServerMode, Value: s.c.Mode}, {Name: envRunID, Value: run.RunID},
+		{Name: envRoleSession, Value: run.RunID}, {Name: s.c.OwnerIDVar, Value: run.User},
+	}, fields.Env...)
+	run.NodeLifecycle = new(s.chooseLifecycle(ctx, run, fields.NodeLifecycle))
+	run.ActiveDeadlineSeconds = fields.ActiveDeadlineSeconds
+	if run.ActiveDeadlineSeconds == nil {
+		deadline := s.c.Deadlines.Spot
+		if *run.NodeLifecycle == state.OndemandLifecycle {
+			deadline = s.c.Deadlines.OnDemand
+		}
+		run.ActiveDeadlineSeconds = new(int64(deadline.Seconds()))
+	}
+	return run, nil
 }
 
-func (s *ExecutionService) countEnqueue(run state.Run, err error) {
-	m, result := metrics.EngineEKSEnqueue, metrics.StatusSuccess
-	if run.Engine == state.EKSSparkEngine {
-		m = metrics.EngineEMREnqueue
+// CommandHash returns the identity of a command: the lower-case hex MD5 of its bytes.
+func CommandHash(command string) string {
+	sum := md5.Sum([]byte(command)) //nolint:gosec // See the import.
+	return hex.EncodeToString(sum[:])
+}
+
+// resolve checks a request and makes every field final that follows from the request and the executable alone: engine,
+// command and tier among them. Texts that are empty become absent.
+func (s *ExecutionService) resolve(executable runnable, req state.ExecutionRequest) (state.ExecutionRequestCommon, error) {
+	fields := state.ExecutionRequestCommon{}
+	if common := req.GetExecutionRequestCommon(); common != nil {
+		fields = *common
 	}
+	var f faults
+	f.request(fields)
+	fields.Engine = f.engine(fields)
+	if err := f.err(); err != nil {
+		return fields, err
+	}
+
+	// The command is the request's; without one the executable's, or for a Spark run the canonical spark-submit line.
+	fields.Command = present(fields.Command)
+	switch {
+	case fields.Command != nil:
+	case *fields.Engine == state.EKSSparkEngine:
+		fields.Command = present(new(sparkSubmitLine(fields.SparkExtension)))
+	default:
+		command, err := executable.GetExecutableCommand(req)
+		if err != nil {
+			return fields, err
+		}
+		fields.Command = present(&command)
+	}
+	fields.Env = withoutReserved(fields.Env, s.c.OwnerIDVar)
+	f.command(fields.Command, fields.Env, executable.GetExecutableResources().Env)
+
+	fields.Memory, fields.CPU = firstPositive(fields.Memory), firstPositive(fields.CPU)
+	fields.Description, fields.IdempotenceKey = present(fields.Description), present(fields.IdempotenceKey)
+	fields.ServiceAccount, fields.Arch = present(fields.ServiceAccount), present(fields.Arch)
+	if present(fields.Tier) == nil {
+		fields.Tier = &s.c.TierDefault
+	}
+	if fields.Arch != nil && *fields.Arch != archARM {
+		fields.Arch = new(archAMD)
+	}
+	return fields, f.err()
+}
+
+// sparkSubmitLine returns the canonical form of what a Spark run submits, quoted for a shell; empty if there is no entry
+// point. It leaves every --conf out: ARA changes those, and the identity of a run must not change with them.
+func sparkSubmitLine(ext *state.SparkExtension) string {
+	driver := ext.SparkSubmitJobDriver
+	if driver == nil || driver.EntryPoint == nil || *driver.EntryPoint == "" {
+		return ""
+	}
+	words := []string{"spark-submit"}
+	if driver.Class != nil && *driver.Class != "" {
+		words = append(words, "--class", *driver.Class)
+	}
+	for _, list := range []struct {
+		flag  string
+		files []string
+	}{{"--py-files", driver.PyFiles}, {"--jars", driver.Jars}, {"--files", driver.Files}} {
+		if len(list.files) > 0 {
+			words = append(words, list.flag, strings.Join(list.files, ","))
+		}
+	}
+	words = append(words, *driver.EntryPoint)
+	return shellescape.QuoteCommand(append(words, driver.EntryPointArguments...))
+}
+
+// The architectures of a run.
+const (
+	archARM = "arm64"
+	archAMD = "amd64"
+)
+
+// Variables that Flotilla itself sets in every run, beside the configured owner variable.
+const (
+	envServerMode  = "FLOTILLA_SERVER_MODE"
+	envRunID       = "FLOTILLA_RUN_ID"
+	envRoleSession = "AWS_ROLE_SESSION_NAME"
+)
+
+// withoutReserved drops the variables that Flotilla sets itself: old clients send a run's environment back when they
+// run it again.
+func withoutReserved(env state.EnvList, ownerVar string) state.EnvList {
+	reserved := []string{envServerMode, envRunID, envRoleSession, ownerVar}
+	return slices.DeleteFunc(slices.Clone(env), func(v state.EnvVar) bool { return slices.Contains(reserved, v.Name) })
+}
+
+// firstPositive returns the first number that is given and above 0, or nil.
+func firstPositive(numbers ...*int64) *int64 {
+	for _, n := range numbers {
+		if n != nil && *n > 0 {
+			return n
+		}
+	}
+	return nil
+}
+
+// definitionOf returns the definition that an executable is, if it is one.
+func definitionOf(executable state.Executable) (state.Definition, bool) {
+	switch d := executable.(type) {
+	case state.Definition:
+		return d, true
+	case *state.Definition:
+		return *d, true
+	}
+	return state.Definition{}, false
+}
+
+// chooseLifecycle returns where a run's node comes from: a GPU is never spot, and spot becomes on-demand if it would
+// likely be interrupted or if that would cost much. History that cannot be read changes nothing and is not asked for
+// again for a while: it must not hold runs up.
+func (s *ExecutionService) chooseLifecycle(ctx context.Context, run state.Run, asked *string) string {
+	switch {
+	case run.GPU != nil || asked != nil && *asked == state.OndemandLifecycle:
+		return state.OndemandLifecycle
+	case run.Engine != state.EKSEngine:
+		return state.SpotLifecycle
+	case s.c.Spot.Never:
+		return state.OndemandLifecycle
+	}
+	share, ok := s.history(ctx, s.reattempts, "", s.c.Store.ReattemptRate)
+	if ok && share >= s.c.Spot.ReattemptShare {
+		return state.OndemandLifecycle
+	}
+	if run.CommandHash == nil {
+		return state.SpotLifecycle
+	}
+	minutes, ok := s.history(ctx, s.runtimes, *run.ExecutableID+" "+*run.CommandHash, func(ctx context.Context) (float64, error) {
+		return s.c.Store.EstimateRuntime(ctx, *run.ExecutableID, *run.CommandHash)
+	})
+	if ok && minutes > float64(s.c.Spot.LongMinutes) {
+		return state.OndemandLifecycle
+	}
+	return state.SpotLifecycle
+}
+
+// history reads one fact of the past through its cache, 0 if there is none; false if it cannot be read now. Many runs of
+// one command are often submitted at once, and a lookup for each would take about as long as storing it.
+func (s *ExecutionService) history(ctx context.Context, from *cache[float64], key string, read func(context.Context) (float64, error)) (float64, bool) {
+	value, err := from.get(ctx, key, cacheAge, func(ctx context.Context) (float64, error) {
+		value, err := read(ctx)
+		if errors.As(err, new(state.MissingResource)) {
+			return 0, nil
+		}
+		if err != nil {
+			s.log.WarnContext(ctx, "cannot read the history for the lifecycle choice", "error", err, "again_in", cacheAge.String())
+		}
+		return value, err
+	})
+	return value, err == nil
+}
+
+// place chooses where a run goes (rest-api.md, "Cluster choice"): the first that applies of the request's cluster, a
+// random active cluster of the run's tier, the definition's target cluster, and the configured defaults. The warnings
+// are about a cluster of the request that was ignored.
+func (s *ExecutionService) place(ctx context.Context, run *state.Run, executable state.Executable, req *state.ExecutionRequestCommon) ([]string, error) {
+	var warnings []string
+	if name := req.ClusterName; name != "" {
+		c, known, err := s.c.Clusters.Find(ctx, name)
+		problem := ""
+		switch {
+		case err != nil:
+			return nil, err
+		case !known:
+			problem = fmt.Sprintf("cluster %q is not known", state.Shorten(name, maxSentence))
+		case c.Status == state.ClusterOffline, c.Status != state.ClusterActive && !req.ClusterRequired:
+			problem = fmt.Sprintf("cluster %q is %s", name, inStatus(c.Status))
+		default:
+			run.ClusterName = name
+			return nil, nil
+		}
+		if req.ClusterRequired {
+			return nil, state.MalformedInput{Message: problem}
+		}
+		warnings = []string{problem + " and was ignored"}
+		s.log.InfoContext(ctx, "cluster of the request ignored", "run_id", run.RunID, "reason", problem)
+	}
+
+	known, err := s.c.Clusters.Known(ctx)
 	if err != nil {
-		result = metrics.StatusFailure
+		return nil, err
 	}
-	s.c.Metrics.Increment(m, []string{
-		metrics.Tag(metrics.TagEngine, run.Engine), metrics.Tag(metrics.TagCluster, run.ClusterName),
-		metrics.Tag(metrics.TagStatus, result), metrics.Tag(metrics.TagTier, run.Tier),
-	}, 1)
+	var ofTier []string
+	for _, c := range known {
+		if c.Status == state.ClusterActive && slices.Contains(c.AllowedTiers, run.Tier) {
+			ofTier = append(ofTier, c.Name)
+		}
+	}
+	d, _ := definitionOf(executable)
+	switch {
+	case len(ofTier) > 0:
+		run.ClusterName = ofTier[s.pick(len(ofTier))]
+	case present(d.TargetCluster) != nil:
+		run.ClusterName = *d.TargetCluster
+		_, found, err := s.c.Clusters.Find(ctx, run.ClusterName)
+		if err != nil {
+			return nil, err
+		}
+		if !found {
+			return nil, state.Malformedf("the definition's target_cluster %q is not known", run.ClusterName)
+		}
+	case run.GPU != nil && s.c.GPUDefaultCluster != "":
+		run.ClusterName = s.c.GPUDefaultCluster
+	case s.c.DefaultCluster != "":
+		run.ClusterName = s.c.DefaultCluster
+	default:
+		return nil, state.Malformedf("no cluster takes this run: name one in the request, or configure eks_cluster_default")
+	}
+	return warnings, nil
+}
+
+// inStatus returns the words for a cluster that is in a status.
+func inStatus(status state.ClusterStatus) string {
+	if status == state.ClusterMaintenance {
+		return "in maintenance"
+	}
+	return string(status)
 }

@@ -36,7 +36,7 @@ func TestClusterChoice(t *testing.T) {
 		"the default":                                  {"", common{}, testCluster, ""},
 		"the request's":                                {"", common{ClusterName: "tiered"}, "tiered", ""},
 		"the request's before the tier's":              {"", common{ClusterName: "gpus", Tier: new("Tier1")}, "gpus", ""},
-		"the request's in maintenance":                 {"", common{ClusterName: "closed"}, "closed", ""},
+		"one in maintenance is absent":                 {"", common{ClusterName: "closed"}, testCluster, `cluster "closed" is in maintenance`},
 		"an unknown one is absent":                     {"", common{ClusterName: "mars"}, testCluster, `cluster "mars" is not known`},
 		"an offline one is absent":                     {"", common{ClusterName: "off"}, testCluster, `cluster "off" is offline`},
 		"an empty one is absent":                       {"", common{ClusterName: ""}, testCluster, ""},
@@ -45,6 +45,8 @@ func TestClusterChoice(t *testing.T) {
 		"the tier's before the target":                 {"target", common{Tier: new("Tier1")}, "tiered", ""},
 		"only an active cluster takes a tier":          {"", common{Tier: new("Tier2")}, testCluster, ""},
 		"the definition's target":                      {"target", common{}, "target", ""},
+		"a target in maintenance":                      {"closed", common{}, "closed", ""},
+		"a required one in maintenance":                {"", common{ClusterName: "closed", ClusterRequired: true}, "closed", ""},
 		"the target before that of GPUs":               {"target", common{GPU: new(int64(1))}, "target", ""},
 		"the target, where the request's is not known": {"target", common{ClusterName: "mars"}, "target", "mars"},
 		"that of GPUs":                                 {"", common{GPU: new(int64(1))}, "gpus", ""},
@@ -71,20 +73,27 @@ func TestClusterChoice(t *testing.T) {
 
 func TestClustersThatCannotBeChosen(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
+	b := newBench(t, func(s *setup) {
+		s.configured = []state.Cluster{{Name: testCluster}, {Name: "off", Status: state.ClusterOffline}}
+	})
 	d := b.definition(t, func(d *state.Definition) { d.TargetCluster = new("gone") })
 	var malformed state.MalformedInput
 	_, err := b.executions.CreateByDefinitionID(t.Context(), d.DefinitionID, request(state.ExecutionRequestCommon{}))
 	require.ErrorAs(t, err, &malformed)
 	assert.Contains(t, malformed.Message, "gone")
 
+	for _, name := range []string{"mars", "off"} {
+		_, err = b.executions.CreateByDefinitionID(t.Context(), b.definition(t, nil).DefinitionID, request(state.ExecutionRequestCommon{
+			ClusterName: name, ClusterRequired: true,
+		}))
+		require.ErrorAs(t, err, &malformed)
+		assert.Contains(t, malformed.Message, name)
+	}
+
 	b = newBench(t, func(s *setup) { s.config.EKS.ClusterDefault = "" })
 	_, err = b.executions.CreateByDefinitionID(t.Context(), b.definition(t, nil).DefinitionID, request(state.ExecutionRequestCommon{}))
 	require.ErrorAs(t, err, &malformed)
 	assert.Contains(t, malformed.Message, "eks_cluster_default")
-
-	b = newBench(t, func(s *setup) { s.config.EKS.ClusterDefault, s.config.Local.Enabled = "", true })
-	assert.Equal(t, "local", b.run(t, b.definition(t, nil), state.ExecutionRequestCommon{}).ClusterName)
 }
 
 func TestATierSpreadsOverItsClusters(t *testing.T) {
@@ -217,16 +226,38 @@ func TestSubmittingReadsTheRuntimeOfACommandOnceIn10Seconds(t *testing.T) {
 	past.minutes, past.minutesErr = 99, nil
 	assert.Equal(t, "ondemand", *b.run(t, one, state.ExecutionRequestCommon{Command: new("a")}).NodeLifecycle)
 	runtimes := b.executions.runtimes
-	for i := range mostRuntimes + 1 {
-		_, err := runtimes.get(t.Context(), commandKey{"x", strconv.Itoa(i)}, cacheAge)
-		require.NoError(t, err)
-		require.LessOrEqual(t, len(runtimes.values), mostRuntimes)
+	get := func(key string) error {
+		_, err := runtimes.get(t.Context(), key, cacheAge, func(context.Context) (float64, error) { return past.minutes, past.minutesErr })
+		return err
+	}
+	for i := range maxRuntimes + 1 {
+		require.NoError(t, get(strconv.Itoa(i)))
+		require.LessOrEqual(t, len(runtimes.held), maxRuntimes)
 	}
 	past.minutesErr = errors.New("replica gone")
-	unknown := commandKey{"y", ""}
-	_, err := runtimes.get(t.Context(), unknown, cacheAge)
-	require.ErrorIs(t, err, past.minutesErr)
-	assert.NotContains(t, runtimes.values, unknown)
+	require.ErrorIs(t, get("unknown"), past.minutesErr)
+	assert.NotContains(t, runtimes.held, "unknown")
+}
+
+func TestHistoryThatCannotBeReadIsLeftAloneFor10Seconds(t *testing.T) {
+	t.Parallel()
+	past := &history{shareErr: errors.New("replica gone"), minutesErr: errors.New("replica gone")}
+	b := newBench(t, func(s *setup) {
+		s.store = func(inner ExecutionStore) ExecutionStore { past.ExecutionStore = inner; return past }
+	})
+	d := b.definition(t, nil)
+	submit := func(command string) string {
+		return *b.run(t, d, state.ExecutionRequestCommon{Command: &command}).NodeLifecycle
+	}
+	for i := range 20 {
+		assert.Equal(t, "spot", submit(strconv.Itoa(i)))
+	}
+	assert.Equal(t, 1, past.shares)
+	assert.Equal(t, 1, past.runtimes, "whatever the command")
+	assert.Equal(t, 2, strings.Count(b.log.String(), "cannot read the history for the lifecycle choice"))
+	past.minutes, past.shareErr, past.minutesErr = 99, nil, nil
+	b.clock.Advance(cacheAge)
+	assert.Equal(t, "ondemand", submit("x"))
 }
 
 // The real queries, upon real rows.

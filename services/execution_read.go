@@ -25,7 +25,7 @@ const (
 	metricsMargin = time.Minute
 )
 
-// List is a page of runs.
+// List returns a page of runs.
 func (s *ExecutionService) List(ctx context.Context, o state.ListOptions) (state.RunList, error) {
 	list, err := s.c.Store.ListRuns(ctx, o)
 	for i := range list.Runs {
@@ -34,8 +34,7 @@ func (s *ExecutionService) List(ctx context.Context, o state.ListOptions) (state
 	return list, err
 }
 
-// ListForExecutable is a page of the runs of a definition or template;
-// state.MissingResource where neither has that id.
+// ListForExecutable returns a page of the runs of a definition or template; state.MissingResource if neither has that id.
 func (s *ExecutionService) ListForExecutable(ctx context.Context, id string, o state.ListOptions) (state.RunList, error) {
 	_, err := s.c.Store.GetDefinition(ctx, id)
 	if errors.As(err, new(state.MissingResource)) {
@@ -50,7 +49,7 @@ func (s *ExecutionService) ListForExecutable(ctx context.Context, id string, o s
 	return s.List(ctx, filtered(o, filterDefinition, id))
 }
 
-// filtered are the options with one filter set, in a map of their own.
+// filtered returns the options with one filter set, in a map of their own.
 func filtered(o state.ListOptions, filter string, values ...string) state.ListOptions {
 	o.Filters = maps.Clone(o.Filters)
 	if o.Filters == nil {
@@ -60,8 +59,7 @@ func filtered(o state.ListOptions, filter string, values ...string) state.ListOp
 	return o
 }
 
-// Get is one run with the runs that it spawned; state.MissingResource where
-// there is none.
+// Get returns a run with the runs that it spawned; state.MissingResource if there is none.
 func (s *ExecutionService) Get(ctx context.Context, runID string) (state.Run, error) {
 	run, err := s.c.Store.GetRun(ctx, runID)
 	if err != nil {
@@ -78,15 +76,14 @@ func (s *ExecutionService) Get(ctx context.Context, runID string) (state.Run, er
 	return s.decorated(run), nil
 }
 
-// Status is one run as it is stored, without what takes further queries.
+// Status returns a run as it is stored, without what takes further queries.
 func (s *ExecutionService) Status(ctx context.Context, runID string) (state.Run, error) {
 	return s.c.Store.GetRun(ctx, runID)
 }
 
-// decorated is the run with the page of its metrics, where one is configured
-// and the run has started.
+// decorated returns the run with the page of its metrics, if one is configured and the run has started.
 func (s *ExecutionService) decorated(run state.Run) state.Run {
-	base := s.c.Config.EKS.MetricsServerURI
+	base := s.c.MetricsServerURI
 	if base == "" || run.Engine != state.EKSEngine || run.StartedAt == nil {
 		return run
 	}
@@ -99,8 +96,8 @@ func (s *ExecutionService) decorated(run state.Run) state.Run {
 	return run
 }
 
-// Events are a run's pod events: the stored ones, else what its cluster says.
-// A cluster that does not answer has none to tell.
+// Events returns a run's pod events: the stored ones, else those that its cluster has. A cluster that does not answer
+// counts as having none.
 func (s *ExecutionService) Events(ctx context.Context, runID string) (state.PodEvents, error) {
 	run, err := s.c.Store.GetRun(ctx, runID)
 	if err != nil {
@@ -111,24 +108,21 @@ func (s *ExecutionService) Events(ctx context.Context, runID string) (state.PodE
 	}
 	asking, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	events, err := s.askEvents(asking, run)
+	var events state.PodEvents
+	e, err := s.c.Engines.Engine(asking, run.ClusterName)
+	if err == nil {
+		events, err = e.Events(asking, run)
+	}
 	if err != nil && ctx.Err() == nil {
-		s.log.WarnContext(ctx, "events not read from the cluster", "run_id", runID, "cluster", run.ClusterName, "error", err)
+		if !errors.As(err, new(engine.NotNow)) {
+			s.log.WarnContext(ctx, "cannot read events from the cluster", "run_id", runID, "cluster", run.ClusterName, "error", err)
+		}
 		return state.PodEvents{}, nil
 	}
 	return append(state.PodEvents{}, events...), err
 }
 
-func (s *ExecutionService) askEvents(ctx context.Context, run state.Run) (state.PodEvents, error) {
-	e, err := s.c.Engines.Engine(ctx, run.ClusterName)
-	if err != nil {
-		return nil, err
-	}
-	return e.Events(ctx, run)
-}
-
-// Manifest is what was submitted for a run, as YAML; state.MissingResource
-// where there is none.
+// Manifest returns what was submitted for a run, as YAML; state.MissingResource if there is none.
 func (s *ExecutionService) Manifest(ctx context.Context, runID string) ([]byte, error) {
 	run, err := s.c.Store.GetRun(ctx, runID)
 	if err != nil {

@@ -4,16 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
 
+	"golang.org/x/sync/semaphore"
+
+	"github.com/stitchfix/flotilla-os/execution/engine"
 	"github.com/stitchfix/flotilla-os/fault"
 	"github.com/stitchfix/flotilla-os/metrics"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// Stop ends a run and the runs that it spawned, however deep. Each is STOPPED
-// when Stop returns; their containers may go on for their grace period. by is
-// the email of who asks, empty where unknown. Stopping a run that has stopped
-// is no error; state.MissingResource where there is no such run.
+// Stop ends a run and the runs that it spawned, however deep. Each is STOPPED when Stop returns; their containers may go
+// on for their grace period. by is the email of who asks, empty if unknown. Stopping a run that has stopped is no error;
+// state.MissingResource if there is no such run.
 func (s *ExecutionService) Stop(ctx context.Context, runID, by string) error {
 	reason := state.ReasonTerminated
 	if by != "" {
@@ -27,15 +33,10 @@ func (s *ExecutionService) Stop(ctx context.Context, runID, by string) error {
 	if err := s.stopOne(ctx, runID, reason); err != nil {
 		return err
 	}
-	return s.stopChildren(ctx, runID, reason)
-}
-
-// stopChildren goes through the descendants of a run breadth first, each run
-// once: a run's env is the client's, so that runs may name each other as
-// parents in a circle.
-func (s *ExecutionService) stopChildren(ctx context.Context, root, reason string) error {
-	seen := map[string]bool{root: true}
-	parents := []string{root}
+	// The descendants are stopped breadth first, each once: a run's env is the client's, so runs may name each other as
+	// parents in a circle.
+	seen := map[string]bool{runID: true}
+	parents := []string{runID}
 	var failed []error
 	for len(parents) > 0 {
 		children, err := s.c.Store.ListChildRuns(ctx, parents[0])
@@ -51,7 +52,7 @@ func (s *ExecutionService) stopChildren(ctx context.Context, root, reason string
 			parents = append(parents, id)
 			// A child that was deleted meanwhile has stopped, too.
 			if err := s.stopOne(ctx, id, reason); err != nil && !errors.As(err, new(state.MissingResource)) {
-				failed = append(failed, fmt.Errorf("stop child run %s: %w", id, err))
+				failed = append(failed, fmt.Errorf("cannot stop child run %s: %w", id, err))
 			}
 		}
 	}
@@ -60,14 +61,11 @@ func (s *ExecutionService) stopChildren(ctx context.Context, root, reason string
 
 func (s *ExecutionService) stopOne(ctx context.Context, runID, reason string) error {
 	run, stopped, err := s.c.Store.StopRun(ctx, runID, reason)
-	if err != nil {
-		return err
-	}
-	if stopped {
+	if err == nil && stopped {
 		fault.Point(fault.StopCommitted)
 		s.endStopped(ctx, run)
 	}
-	return nil
+	return err
 }
 
 // endStopped follows up on a run that this server has just moved to STOPPED.
@@ -77,30 +75,25 @@ func (s *ExecutionService) endStopped(ctx context.Context, run state.Run) {
 	if run.Engine == state.EKSSparkEngine {
 		m = metrics.EngineEMRTerminate
 	}
-	s.c.Metrics.Increment(m, []string{
-		metrics.Tag(metrics.TagEngine, run.Engine), metrics.Tag(metrics.TagCluster, run.ClusterName),
-		metrics.Tag(metrics.TagStatus, metrics.StatusSuccess), metrics.Tag(metrics.TagTier, run.Tier),
-	}, 1)
+	s.count(m, run, metrics.StatusSuccess)
 	s.endings.end(run)
 }
 
+// auditStatus writes the audit line of the run's change to the status that it has now.
 func (s *ExecutionService) auditStatus(ctx context.Context, run state.Run) {
-	attrs := []any{"run_id", run.RunID, "definition_id", run.DefinitionID, "cluster", run.ClusterName, "status", run.Status}
-	if run.ExitCode != nil {
-		attrs = append(attrs, "exit_code", *run.ExitCode)
-	}
-	if run.ExitReason != nil {
-		attrs = append(attrs, "exit_reason", *run.ExitReason)
-	}
-	audit(ctx, s.log, eventRunStatus, run.User, attrs...)
+	s.log.InfoContext(ctx, "audit", state.AuditStatus(auditor(ctx, run.User), run, run.Status,
+		state.RunUpdate{ExitCode: run.ExitCode, ExitReason: run.ExitReason})...)
 }
 
-// Report takes what a run says of itself (rest-api.md, "Self-reported
-// status"). Errors: state.MalformedInput for an unknown status,
-// state.MissingResource. What the run's life does not allow changes nothing
-// and is no error.
+// Report takes what a run says of itself (rest-api.md, "Self-reported status"). Errors: state.MalformedInput for an
+// unknown status, state.MissingResource. What the run's life does not allow changes nothing and is no error.
 func (s *ExecutionService) Report(ctx context.Context, runID string, r state.SelfReport) error {
-	if err := checkReport(r); err != nil {
+	var f faults
+	if !r.Status.Valid() {
+		f.addf("status must be one of %s, not %q", listed(state.Statuses), r.Status)
+	}
+	f.number("exit_code", r.ExitCode, minInt32, maxInt32)
+	if err := f.err(); err != nil {
 		return err
 	}
 	r.ExitReason = present(r.ExitReason)
@@ -119,15 +112,100 @@ func (s *ExecutionService) Report(ctx context.Context, runID string, r state.Sel
 	return nil
 }
 
-func checkReport(r state.SelfReport) error {
-	var f faults
-	if !r.Status.Valid() {
-		f.addf("status must be one of %s, not %q", listed(state.Statuses), r.Status)
+// reasonRules name what went wrong if an exception contains one of the marks, regardless of case. They are tried in
+// this order (rest-api.md, "Self-reported status"); the marks are in lower case.
+var reasonRules = []struct {
+	reason string
+	marks  []string
+}{
+	{"Connection error to downstream uri", []string{
+		"timeout", "gatewayerror", "socketerror", " 500 ", " 502 ", " 503 ", " 504 ", "connectionerror",
+	}},
+	{"Python pip package installation error", []string{
+		"could not find a version", "package not found", "modulenotfounderror", "no matching distribution found",
+	}},
+	{"Yum installation error", []string{"nothing to do"}},
+	{"Git clone error", []string{
+		"could not read from remote repository", "correct access rights", "repository not found",
+	}},
+	{"Data or argument error", []string{"404", "400", "keyerror", "column missing", "runtimeerror"}},
+	{"Code or syntax error", []string{"syntaxerror", "typeerror"}},
+}
+
+// reasonOf derives an exit reason from the exceptions that a run reports: the first rule that any of them meets.
+func reasonOf(exceptions []string) string {
+	text := strings.ToLower(strings.Join(exceptions, "\n"))
+	for _, rule := range reasonRules {
+		for _, mark := range rule.marks {
+			if strings.Contains(text, mark) {
+				return rule.reason
+			}
+		}
 	}
-	f.number("exit_code", r.ExitCode, minInt32, maxInt32)
-	f.optionalText("exit_reason", r.ExitReason, 0)
-	for i, exception := range r.RunExceptions {
-		f.text(fmt.Sprintf("run_exceptions[%d]", i), exception, 0)
+	return "Runtime exception encountered"
+}
+
+const (
+	// terminateTimeout bounds how long an engine is asked to end one run.
+	terminateTimeout = 30 * time.Second
+	// maxTerminating bounds how many engines are asked at the same time.
+	maxTerminating = 16
+)
+
+// terminator asks engines to end runs that are STOPPED, without the request that stopped them waiting. It is only the
+// quick way: an engine also ends what it sees of a STOPPED run, so nothing is lost if asking fails.
+type terminator struct {
+	engines EngineRegistry
+	log     *slog.Logger
+	slots   *semaphore.Weighted
+	ctx     context.Context //nolint:containedctx // The life of the terminator itself, which outlives requests.
+	cancel  context.CancelFunc
+
+	mu      sync.Mutex
+	closed  bool
+	ongoing sync.WaitGroup
+}
+
+func newTerminator(engines EngineRegistry, log *slog.Logger) *terminator {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &terminator{engines: engines, log: log, slots: semaphore.NewWeighted(maxTerminating), ctx: ctx, cancel: cancel}
+}
+
+// end has the engine of a run asked; it returns at once.
+func (t *terminator) end(run state.Run) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return
 	}
-	return f.err()
+	// It ends within terminateTimeout of its slot, and close waits for it.
+	t.ongoing.Go(func() {
+		if t.slots.Acquire(t.ctx, 1) != nil {
+			return
+		}
+		defer t.slots.Release(1)
+		ctx, cancel := context.WithTimeout(t.ctx, terminateTimeout)
+		defer cancel()
+		e, err := t.engines.Engine(ctx, run.ClusterName)
+		if err == nil {
+			err = e.Terminate(ctx, run)
+		}
+		if err != nil && !errors.As(err, new(engine.NotNow)) {
+			t.log.Warn("cannot ask the engine to end the run; its follower will", "run_id", run.RunID, "cluster", run.ClusterName, "error", err)
+		}
+	})
+}
+
+// close waits for what is under way, until ctx ends; then it gives up on it.
+func (t *terminator) close(ctx context.Context) error {
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	inTime := context.AfterFunc(ctx, t.cancel)
+	t.ongoing.Wait()
+	t.cancel()
+	if !inTime() {
+		return ctx.Err()
+	}
+	return nil
 }

@@ -64,14 +64,22 @@ func newBench(t testing.TB, changes ...func(*setup)) *bench {
 	require.NoError(t, err)
 	b.executions, err = NewExecutionService(ExecutionConfig{
 		Store: set.store(manager), Clusters: b.clusters, Engines: engines, Waker: b.waker,
-		Config: set.config, Metrics: metrics.Nop{}, Logger: logger, Clock: b.clock.Now,
+		Metrics: metrics.Nop{}, Logger: logger, Clock: b.clock.Now,
+		Mode: set.config.Mode, OwnerIDVar: set.config.OwnerIDVar, TierDefault: set.config.EKS.TierDefault,
+		DefaultCluster: set.config.EKS.ClusterDefault, GPUDefaultCluster: set.config.EKS.GPUClusterDefault,
+		Spot: SpotPolicy{
+			Never: set.config.EKS.SpotOverride, ReattemptShare: set.config.EKS.SpotReattemptOverride,
+			LongMinutes: set.config.EKS.SpotThresholdMinutes,
+		},
+		Deadlines: set.config.Deadlines, MetricsServerURI: set.config.EKS.MetricsServerURI,
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, b.executions.Close(context.Background())) })
 	b.definitions, err = NewDefinitionService(DefinitionConfig{Store: manager, Logger: logger, OwnerIDVar: set.config.OwnerIDVar})
 	require.NoError(t, err)
 	b.templates, err = NewTemplateService(TemplateConfig{
-		Store: manager, Execution: b.executions, ARA: set.config.ARA, Logger: logger, OwnerIDVar: set.config.OwnerIDVar,
+		Store: manager, Execution: b.executions, Logger: logger, OwnerIDVar: set.config.OwnerIDVar,
+		DefaultSize: state.Size{Memory: set.config.ARA.MinMemory, CPU: set.config.ARA.MinCPU},
 	})
 	require.NoError(t, err)
 	b.workers, err = NewWorkerService(WorkerConfig{Store: manager, Logger: logger})

@@ -5,8 +5,9 @@ import (
 	"errors"
 	"log/slog"
 	"strconv"
+	"time"
 
-	"github.com/stitchfix/flotilla-os/config"
+	"github.com/stitchfix/flotilla-os/services/render"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -29,9 +30,9 @@ type TemplateConfig struct {
 	Store TemplateStore
 	// Execution creates the runs.
 	Execution *ExecutionService
-	// ARA gives the sizes of a template that names none.
-	ARA    config.ARA
-	Logger *slog.Logger
+	Logger    *slog.Logger
+	// DefaultSize is that of a template that names none.
+	DefaultSize state.Size
 	// OwnerIDVar is the variable by which a run learns its owner; reserved.
 	OwnerIDVar string
 }
@@ -71,10 +72,10 @@ func (s *TemplateService) Create(ctx context.Context, t state.Template) (state.T
 		t.Defaults = state.Object{}
 	}
 	if firstPositive(t.Memory) == nil {
-		t.Memory = &s.c.ARA.MinMemory
+		t.Memory = &s.c.DefaultSize.Memory
 	}
 	if firstPositive(t.CPU) == nil {
-		t.CPU = &s.c.ARA.MinCPU
+		t.CPU = &s.c.DefaultSize.CPU
 	}
 	if t.AdaptiveResourceAllocation == nil {
 		t.AdaptiveResourceAllocation = new(true)
@@ -128,13 +129,13 @@ func parseVersion(name, version string) (*int64, error) {
 }
 
 func (s *TemplateService) execute(ctx context.Context, t state.Template, req *state.TemplateExecutionRequest) (Created, error) {
-	payload := mergePayload(t.Defaults, req.TemplatePayload)
 	var f faults
-	f.object("template_payload", payload)
+	f.object("template_payload", req.TemplatePayload)
 	if err := f.err(); err != nil {
 		return Created{}, err
 	}
-	if err := checkPayload(t.Schema, payload); err != nil {
+	payload := render.Merge(t.Defaults, req.TemplatePayload)
+	if err := render.CheckPayload(t.Schema, payload); err != nil {
 		return Created{}, err
 	}
 	common := state.ExecutionRequestCommon{}
@@ -143,8 +144,24 @@ func (s *TemplateService) execute(ctx context.Context, t state.Template, req *st
 	}
 	common.Engine = new(state.EKSEngine)
 	merged := &state.TemplateExecutionRequest{ExecutionRequestCommon: &common, TemplatePayload: payload, DryRun: req.DryRun}
-	executable := templateExecutable{Template: t, payload: payload, clock: s.c.Execution.c.Clock}
-	return s.c.Execution.create(ctx, executable, merged, creation{strict: true, dry: req.DryRun})
+	executable := filledTemplate{Template: t, payload: payload, clock: s.c.Execution.c.Clock}
+	return s.c.Execution.create(ctx, executable, merged, "", req.DryRun)
+}
+
+// filledTemplate is a template with the payload of one run.
+type filledTemplate struct {
+	state.Template
+	payload state.Object
+	clock   func() time.Time
+}
+
+// GetExecutableCommand renders the template with the payload.
+func (t filledTemplate) GetExecutableCommand(state.ExecutionRequest) (string, error) {
+	command, err := render.Command(t.CommandTemplate, t.payload, t.clock)
+	if err != nil {
+		return "", state.Malformedf("the template cannot be rendered: %s", state.Shorten(err.Error(), maxSentence))
+	}
+	return command, nil
 }
 
 // History is a page of the runs of a template; state.MissingResource where
@@ -188,7 +205,7 @@ func checkNewTemplate(t state.Template) error {
 	f.text("template_name", t.TemplateName, maxName)
 	f.text("image", t.Image, maxImage)
 	f.text("avatar_uri", t.AvatarURI, maxImage)
-	f.text("command_template", t.CommandTemplate, maxTemplate)
+	f.text("command_template", t.CommandTemplate, render.MaxTemplate)
 	f.sizes(t.Memory, t.CPU, t.GPU, t.EphemeralStorage)
 	f.env(t.Env)
 	f.command(nil, t.Env)
@@ -199,11 +216,11 @@ func checkNewTemplate(t state.Template) error {
 	if err := f.err(); err != nil {
 		return err
 	}
-	if _, err := compileSchema(t.Schema); err != nil {
-		f.addf("schema does not compile: %s", shorten(err.Error()))
+	if err := render.CheckSchema(t.Schema); err != nil {
+		f.addf("schema does not compile: %s", err)
 	}
-	if _, err := compileCommand(t.CommandTemplate, &budget{}); err != nil {
-		f.addf("command_template does not compile: %s", shorten(err.Error()))
+	if err := render.CheckTemplate(t.CommandTemplate); err != nil {
+		f.addf("command_template does not compile: %s", err)
 	}
 	return f.err()
 }

@@ -1,6 +1,7 @@
 package services
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -67,8 +68,8 @@ func TestMalformedTemplates(t *testing.T) {
 		"a template that is none":   {func(t *state.Template) { t.CommandTemplate = "{{.x" }, []string{"command_template does not compile"}},
 		"a function that is not":    {func(t *state.Template) { t.CommandTemplate = `{{env "HOME"}}` }, []string{"env"}},
 		"both":                      {func(t *state.Template) { t.Schema, t.CommandTemplate = state.Object{"type": 7}, "{{" }, []string{"schema", "command_template"}},
-		"NUL in defaults":           {func(t *state.Template) { t.Defaults = state.Object{"a": []any{map[string]any{"b": "\x00"}}} }, []string{"defaults"}},
-		"NUL in a schema's key":     {func(t *state.Template) { t.Schema = state.Object{"\x00": 1} }, []string{"schema"}},
+		"NUL in defaults":           {func(t *state.Template) { t.Defaults = state.Object{"a": []any{map[string]any{"b": "\x00"}}} }, []string{"NUL"}},
+		"NUL in a schema's key":     {func(t *state.Template) { t.Schema = state.Object{"\x00": 1} }, []string{"NUL"}},
 		"a template of 1 MB":        {func(t *state.Template) { t.CommandTemplate = strings.Repeat("x", 1<<20) }, []string{"command_template"}},
 		"a name of 1 MB":            {func(t *state.Template) { t.TemplateName = strings.Repeat("x", 1<<20) }, []string{"template_name"}},
 		"negative memory":           {func(t *state.Template) { t.Memory = new(int64(-1)) }, []string{"memory"}},
@@ -113,7 +114,7 @@ func TestExecuteTemplate(t *testing.T) {
 	assert.Equal(t, state.ExecutableTypeTemplate, run.ExecutableType)
 	assert.Equal(t, "template_group_name", run.GroupName)
 	assert.Equal(t, state.Object{"template_payload": map[string]any{
-		"table": "orders", "rows": int64(1_000_000), "o": map[string]any{"x": "X", "y": "Z"},
+		"table": "orders", "rows": json.Number("1000000"), "o": map[string]any{"x": "X", "y": "Z"},
 	}}, run.RequestCustom, "as merged")
 
 	own, err := b.templates.Execute(t.Context(), tpl.TemplateID, templateRequest(payload, state.ExecutionRequestCommon{Command: new("mine")}))
@@ -154,9 +155,9 @@ func TestExecuteTemplateMalformed(t *testing.T) {
 	}{
 		"every violation is listed":    {tpl.TemplateID, state.Object{"rows": "many"}, common{}, []string{"table", "/rows"}},
 		"a hole that nothing fills":    {tpl.TemplateID, state.Object{"table": "t", "o": nil}, common{}, []string{"cannot be rendered"}},
-		"a template that takes all":    {endless.TemplateID, state.Object{"table": "t"}, common{}, []string{errTooLarge.Error()}},
-		"NUL in the payload":           {tpl.TemplateID, state.Object{"table": "a\x00b"}, common{}, []string{"template_payload", "NUL"}},
-		"an unknown cluster":           {tpl.TemplateID, state.Object{"table": "t"}, common{ClusterName: "mars"}, []string{"mars"}},
+		"a template that takes all":    {endless.TemplateID, state.Object{"table": "t"}, common{}, []string{"too large for a command"}},
+		"NUL in the payload":           {tpl.TemplateID, state.Object{"table": "a\x00b"}, common{}, []string{"NUL"}},
+		"an unknown cluster":           {tpl.TemplateID, state.Object{"table": "t"}, common{ClusterName: "mars", ClusterRequired: true}, []string{"mars"}},
 		"a lifecycle that there isn't": {tpl.TemplateID, state.Object{"table": "t"}, common{NodeLifecycle: new("x")}, []string{"node_lifecycle"}},
 		"a command that is too long":   {tpl.TemplateID, state.Object{"table": strings.Repeat("x", 131_072)}, common{}, []string{"longer than"}},
 	}
@@ -170,6 +171,44 @@ func TestExecuteTemplateMalformed(t *testing.T) {
 				assert.Contains(t, malformed.Message, want)
 			}
 		})
+	}
+}
+
+func TestNumbersOfAPayloadStayAsTheyWereSent(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	object := func(text string) (o state.Object) {
+		require.NoError(t, json.Unmarshal([]byte(text), &o))
+		return o
+	}
+	tpl := b.template(t, func(tpl *state.Template) {
+		tpl.Schema = object(`{"properties": {"big": {"type": "integer", "maximum": 12345678901234567890}, "price": {"type": "number"}}}`)
+		tpl.CommandTemplate = "{{.big}} {{.price}} {{.huge}} {{.default}} {{add .n 1}}"
+		tpl.Defaults = object(`{"default": 2.50, "price": 9, "n": 41}`)
+	})
+	_, created, err := b.templates.Create(t.Context(), func() state.Template {
+		again := salesTemplate()
+		again.Schema, again.CommandTemplate = tpl.Schema, tpl.CommandTemplate
+		again.Defaults = object(`{"default": 2.5, "price": 0.9e1, "n": 41}`)
+		return again
+	}())
+	require.NoError(t, err)
+	assert.False(t, created, "numbers are compared by value")
+
+	payload := object(`{"big": 12345678901234567890, "price": 1.10, "huge": 1e400}`)
+	executed, err := b.templates.Execute(t.Context(), tpl.TemplateID, templateRequest(payload, state.ExecutionRequestCommon{}))
+	require.NoError(t, err)
+	assert.Equal(t, "12345678901234567890 1.10 1e400 2.50 42", *executed.Run.Command)
+	var same bool
+	require.NoError(t, b.db.QueryRowContext(t.Context(), `
+		SELECT execution_request_custom = '{"template_payload": {"big": 12345678901234567890, "price": 1.10, "huge": 1e400, "default": 2.50, "n": 41}}'
+			AND execution_request_custom #>> '{template_payload,price}' = '1.10'
+		FROM task WHERE run_id = $1`, executed.Run.RunID).Scan(&same))
+	assert.True(t, same)
+
+	for _, wrong := range []string{`{"big": 12345678901234567891}`, `{"price": 1e100000}`} {
+		_, err = b.templates.Execute(t.Context(), tpl.TemplateID, templateRequest(object(wrong), state.ExecutionRequestCommon{}))
+		require.ErrorAs(t, err, new(state.MalformedInput), wrong)
 	}
 }
 

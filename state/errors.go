@@ -1,6 +1,9 @@
 package state
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // MalformedInput says that a request cannot be served as it was sent. The HTTP
 // API answers 400 with its text, so the text is a sentence for the caller.
@@ -41,3 +44,12 @@ func (e Unavailable) Error() string { return "database unavailable: " + e.Err.Er
 
 // Unwrap gives the driver's error.
 func (e Unavailable) Unwrap() error { return e.Err }
+
+// Shorten returns text, with its middle cut out if it is longer than most bytes: what is wrong with a text stands at
+// its end, where at its beginning. Errors repeat no more of a client's text.
+func Shorten(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most/2], "") + "…" + strings.ToValidUTF8(text[len(text)-most/2:], "")
+}

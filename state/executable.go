@@ -27,7 +27,10 @@ type Executable interface {
 // the client did not say. Memory and storage in MB, cpu in millicores,
 // deadlines in seconds.
 type ExecutionRequestCommon struct {
-	ClusterName           string
+	ClusterName string
+	// ClusterRequired refuses the request if ClusterName is not known. Without it, ClusterName is ignored unless it names
+	// an active cluster.
+	ClusterRequired       bool
 	OwnerID               string
 	Env                   EnvList
 	Command               *string

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"math/big"
 
 	"github.com/jmoiron/sqlx"
 )
@@ -131,9 +132,12 @@ func (m *Manager) insertTemplate(ctx context.Context, t Template) (bool, error) 
 	return hit == 1, err
 }
 
-// sameTemplate compares all but id and version, JSON by value.
+// sameTemplate reports whether all but id and version are equal, JSON by value: 1e2 is read back as 100.
 func sameTemplate(a, b Template) (bool, error) {
 	a.TemplateID, a.Version = b.TemplateID, b.Version
+	for _, o := range []*Object{&a.Schema, &a.Defaults, &b.Schema, &b.Defaults} {
+		*o, _ = withRationals(map[string]any(*o)).(map[string]any) // an object stays one
+	}
 	rawA, err := json.Marshal(a)
 	if err != nil {
 		return false, err
@@ -143,4 +147,27 @@ func sameTemplate(a, b Template) (bool, error) {
 		return false, err
 	}
 	return bytes.Equal(rawA, rawB) && deref(a.Privileged) == deref(b.Privileged), nil
+}
+
+// withRationals returns a copy of a JSON value in which equal numbers are written alike.
+func withRationals(value any) any {
+	switch v := value.(type) {
+	case json.Number:
+		if number, ok := new(big.Rat).SetString(v.String()); ok {
+			return []any{number.RatString()}
+		}
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for name, member := range v {
+			out[name] = withRationals(member)
+		}
+		return out
+	case []any:
+		out := make([]any, len(v))
+		for i, item := range v {
+			out[i] = withRationals(item)
+		}
+		return out
+	}
+	return value
 }

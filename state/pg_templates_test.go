@@ -1,6 +1,7 @@
 package state_test
 
 import (
+	"encoding/json"
 	"sync"
 	"testing"
 
@@ -15,7 +16,7 @@ func makeTemplate(name string) state.Template {
 	return state.Template{
 		TemplateID: state.NewTemplateID(), TemplateName: name,
 		Schema:          state.Object{"type": "object", "properties": map[string]any{"n": map[string]any{"type": "number"}}},
-		CommandTemplate: "echo {{.n}}", Defaults: state.Object{"n": int64(1)}, AvatarURI: "http://example.com/a.png",
+		CommandTemplate: "echo {{.n}}", Defaults: state.Object{"n": json.Number("1")}, AvatarURI: "http://example.com/a.png",
 		Image: "image:1", Memory: new(int64(1024)), CPU: new(int64(512)), GPU: new(int64(1)),
 		EphemeralStorage: new(int64(5)), Env: state.EnvList{{Name: "A", Value: "b"}}, Privileged: new(false),
 		AdaptiveResourceAllocation: new(true), Ports: state.Ports{80}, Tags: state.Strings{"t"},
@@ -45,7 +46,7 @@ func TestATemplateGetsAVersionWhenItDiffers(t *testing.T) {
 	for name, change := range map[string]func(*state.Template){
 		"schema":   func(x *state.Template) { x.Schema = state.Object{"type": "array"} },
 		"command":  func(x *state.Template) { x.CommandTemplate = "ls" },
-		"defaults": func(x *state.Template) { x.Defaults = state.Object{"n": int64(2)} },
+		"defaults": func(x *state.Template) { x.Defaults = state.Object{"n": json.Number("2")} },
 		"avatar":   func(x *state.Template) { x.AvatarURI = "" },
 		"image":    func(x *state.Template) { x.Image = "image:2" },
 		"memory":   func(x *state.Template) { x.Memory = new(int64(1)) },

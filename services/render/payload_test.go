@@ -1,7 +1,9 @@
-package services
+package render
 
 import (
+	"encoding/json"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -25,7 +27,7 @@ func TestMergePayload(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			assert.Equal(t, c.want, mergePayload(c.defaults, c.payload))
+			assert.Equal(t, c.want, state.Object(Merge(c.defaults, c.payload)))
 		})
 	}
 }
@@ -33,7 +35,7 @@ func TestMergePayload(t *testing.T) {
 func TestMergeLeavesTheDefaultsAlone(t *testing.T) {
 	t.Parallel()
 	defaults := state.Object{"o": map[string]any{"x": 1}}
-	mergePayload(defaults, state.Object{"o": map[string]any{"x": 2}})
+	Merge(defaults, state.Object{"o": map[string]any{"x": 2}})
 	assert.Equal(t, state.Object{"o": map[string]any{"x": 1}}, defaults)
 }
 
@@ -47,11 +49,11 @@ func TestCheckPayload(t *testing.T) {
 			"rows":  map[string]any{"type": "integer", "minimum": 1},
 		},
 	}
-	require.NoError(t, checkPayload(schema, state.Object{"table": "sales", "day": "2026-01-01", "rows": int64(5)}))
-	require.NoError(t, checkPayload(schema, state.Object{"table": "sales", "day": "2026-01-01", "rows": 5.0}))
-	require.NoError(t, checkPayload(state.Object{}, nil))
+	require.NoError(t, CheckPayload(schema, state.Object{"table": "sales", "day": "2026-01-01", "rows": int64(5)}))
+	require.NoError(t, CheckPayload(schema, state.Object{"table": "sales", "day": "2026-01-01", "rows": 5.0}))
+	require.NoError(t, CheckPayload(state.Object{}, nil))
 
-	err := checkPayload(schema, state.Object{"table": "x", "rows": 0, "extra": true})
+	err := CheckPayload(schema, state.Object{"table": "x", "rows": 0, "extra": true})
 	var malformed state.MalformedInput
 	require.ErrorAs(t, err, &malformed)
 	for _, violation := range []string{"day", "/table", "/rows", "extra"} {
@@ -94,8 +96,44 @@ func TestSchemasMayReferToThemselves(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			require.NoError(t, checkPayload(schema, state.Object{"a": 1}))
-			require.Error(t, checkPayload(schema, state.Object{"a": "x"}))
+			require.NoError(t, CheckPayload(schema, state.Object{"a": 1}))
+			require.Error(t, CheckPayload(schema, state.Object{"a": "x"}))
+		})
+	}
+}
+
+func TestCheckPayloadReadsNumbersExactly(t *testing.T) {
+	t.Parallel()
+	schema := state.Object{"properties": map[string]any{"n": map[string]any{"type": "integer", "maximum": json.Number("12345678901234567890")}}}
+	require.NoError(t, CheckPayload(schema, state.Object{"n": json.Number("12345678901234567890")}))
+	require.NoError(t, CheckPayload(schema, state.Object{"n": json.Number("5.0")}), "5.0 is an integer")
+	require.Error(t, CheckPayload(schema, state.Object{"n": json.Number("12345678901234567891")}))
+	require.Error(t, CheckPayload(schema, state.Object{"n": json.Number("1e400")}))
+	require.Error(t, CheckPayload(schema, state.Object{"n": json.Number("1.10")}))
+}
+
+func TestCheckNumbers(t *testing.T) {
+	t.Parallel()
+	many := []any{}
+	for range 3_000 {
+		many = append(many, json.Number("1e999"))
+	}
+	for name, c := range map[string]struct {
+		value any
+		ok    bool
+	}{
+		"numbers as clients send them":  {state.Object{"a": json.Number("1e400"), "b": []any{json.Number("1.10"), json.Number("-0.5E-3")}}, true},
+		"a huge exponent":               {state.Object{"a": json.Number("1e1000000000")}, false},
+		"an exponent beyond int":        {state.Object{"a": json.Number("1e99999999999999999999")}, false},
+		"a huge exponent of nearly 0":   {map[string]any{"a": []any{json.Number("1E-5000")}}, false},
+		"a number of many digits":       {state.Object{"a": json.Number(strings.Repeat("9", 1_001))}, false},
+		"many numbers with exponents":   {state.Object{"a": many}, false},
+		"values that are no numbers":    {state.Object{"a": strings.Repeat("9", 5_000), "b": nil, "c": true}, true},
+		"Go's own numbers, in defaults": {state.Object{"a": 1, "b": 1e300}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			assert.Equal(t, c.ok, CheckNumbers(c.value) == nil)
 		})
 	}
 }

@@ -1,12 +1,14 @@
 package services
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/stitchfix/flotilla-os/services/render"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -22,9 +24,8 @@ const (
 	maxName = 512
 	// maxImage bounds the name of an image in bytes.
 	maxImage = 4_096
-	// maxCommand is the longest single argument that Linux passes to a
-	// program, in bytes: MAX_ARG_STRLEN without its terminator.
-	maxCommand = 131_071
+	// maxSentence bounds in bytes what an error says of one fault.
+	maxSentence = 1_000
 	// maxCommandAndEnv bounds command and environment together, in bytes.
 	maxCommandAndEnv = 1 << 20
 	maxPort          = 65_535
@@ -37,7 +38,7 @@ const (
 type faults []string
 
 func (f *faults) addf(format string, args ...any) {
-	*f = append(*f, shorten(fmt.Sprintf(format, args...)))
+	*f = append(*f, state.Shorten(fmt.Sprintf(format, args...), maxSentence))
 }
 
 // err is a MalformedInput with all faults, nil where there are none.
@@ -48,12 +49,9 @@ func (f faults) err() error {
 	return state.MalformedInput{Message: strings.Join(f, "; ")}
 }
 
-// text checks a text of at most max bytes; max 0 means any length.
+// text checks the length of a text in bytes. That it holds no NUL and is UTF-8 is checked where it is decoded.
 func (f *faults) text(field, value string, max int) {
-	if strings.ContainsRune(value, 0) {
-		f.addf("%s must not contain the NUL character", field)
-	}
-	if max > 0 && len(value) > max {
+	if len(value) > max {
 		f.addf("%s must be at most %d bytes long, not %d", field, max, len(value))
 	}
 }
@@ -97,10 +95,8 @@ func (f *faults) env(list state.EnvList) {
 		case strings.Contains(v.Name, "="):
 			f.addf("%s.name must not contain '='", field)
 		}
-		f.text(field+".name", v.Name, 0)
-		f.text(field+".value", v.Value, 0)
-		if size := len(v.Name) + 1 + len(v.Value); size > maxCommand {
-			f.addf("%s is %d bytes long; a variable is at most %d bytes with its name", field, size, maxCommand)
+		if size := len(v.Name) + 1 + len(v.Value); size > render.MaxCommand {
+			f.addf("%s is %d bytes long; a variable is at most %d bytes with its name", field, size, render.MaxCommand)
 		}
 	}
 }
@@ -109,7 +105,7 @@ func (f *faults) env(list state.EnvList) {
 func (f *faults) command(command *string, envs ...state.EnvList) {
 	total := 0
 	if command != nil {
-		f.text("command", *command, maxCommand)
+		f.text("command", *command, render.MaxCommand)
 		total = len(*command)
 	}
 	for _, v := range slices.Concat(envs...) {
@@ -132,54 +128,59 @@ func (f *faults) tags(tags []string) {
 	}
 }
 
-// object checks the texts inside a value that is stored as JSON.
-func (f *faults) object(field string, value any) {
-	raw, err := json.Marshal(value)
-	if err != nil {
-		f.addf("%s cannot be written as JSON: %s", field, err)
-		return
-	}
-	// The escape may also be a backslash that the text itself holds, so the
-	// search only says where it is worth decoding.
-	if !bytes.Contains(raw, []byte(`\u0000`)) {
-		return
-	}
-	var decoded any
-	if err := json.Unmarshal(raw, &decoded); err != nil || hasNUL(decoded) {
-		f.addf("%s must not contain the NUL character", field)
+// object checks the numbers of a value that is stored as JSON.
+func (f *faults) object(field string, value state.Object) {
+	if err := render.CheckNumbers(value); err != nil {
+		f.addf("%s: %s", field, err)
 	}
 }
 
-func hasNUL(value any) bool {
-	switch v := value.(type) {
-	case string:
-		return strings.ContainsRune(v, 0)
-	case []any:
-		return slices.ContainsFunc(v, hasNUL)
-	case map[string]any:
-		for name, member := range v {
-			if hasNUL(name) || hasNUL(member) {
-				return true
-			}
+// request checks what a client asks of a run.
+func (f *faults) request(r state.ExecutionRequestCommon) {
+	f.text("owner_id", r.OwnerID, maxName)
+	f.sizes(r.Memory, r.CPU, r.GPU, r.EphemeralStorage)
+	f.number("active_deadline_seconds", r.ActiveDeadlineSeconds, 1, maxAmount)
+	if r.NodeLifecycle != nil && !slices.Contains(state.NodeLifecycles, *r.NodeLifecycle) {
+		f.addf("node_lifecycle must be one of %s, not %q", listed(state.NodeLifecycles), *r.NodeLifecycle)
+	}
+	f.optionalText("idempotence_key", r.IdempotenceKey, maxName)
+	f.optionalText("arch", r.Arch, maxName)
+	f.optionalText("service_account", r.ServiceAccount, maxName)
+	f.optionalText("tier", r.Tier, maxName)
+	f.env(r.Env)
+	// Label keys follow the rules of Kubernetes, which would refuse the whole Job for one of them; values are made valid
+	// later.
+	for _, key := range slices.Sorted(maps.Keys(r.Labels)) {
+		if wrong := validation.IsQualifiedName(key); len(wrong) > 0 {
+			f.addf("labels: %q is not a valid label key: %s", key, strings.Join(wrong, "; "))
 		}
 	}
-	return false
-}
-
-// maxSentence bounds in bytes what an answer repeats of a client's own text.
-const maxSentence = 1_000
-
-// shorten cuts the middle out of a long message: what is wrong stands at its
-// end, where at its beginning.
-func shorten(message string) string {
-	if len(message) <= maxSentence {
-		return message
+	if r.SparkExtension != nil && r.SparkExtension.SparkSubmitJobDriver != nil {
+		driver := r.SparkExtension.SparkSubmitJobDriver
+		f.number("spark_submit_job_driver.num_executors", driver.NumExecutors, 0, maxAmount)
+		f.number("spark_submit_job_driver.executor_memory", driver.ExecutorMemory, 0, maxAmount)
 	}
-	const half = maxSentence / 2
-	return strings.ToValidUTF8(message[:half], "") + "…" + strings.ToValidUTF8(message[len(message)-half:], "")
 }
 
-// unique drops repeated values and keeps the order.
+// engine returns the engine that a request means. ecs is a word of old clients for a container job, or a Spark job if
+// there is a spark_extension.
+func (f *faults) engine(r state.ExecutionRequestCommon) *string {
+	spark := r.SparkExtension != nil
+	switch asked := r.Engine; {
+	case asked == nil || *asked == "" || *asked == "ecs":
+		if spark {
+			return new(state.EKSSparkEngine)
+		}
+		return new(state.EKSEngine)
+	case *asked == state.EKSSparkEngine && !spark:
+		f.addf("engine eks-spark needs a spark_extension")
+	case !slices.Contains(state.Engines, *asked):
+		f.addf("engine must be one of %s, not %q", listed(state.Engines), *asked)
+	}
+	return r.Engine
+}
+
+// unique returns the values without repetitions, in their order.
 func unique[T comparable](values []T) []T {
 	var out []T
 	for _, v := range values {

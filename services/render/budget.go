@@ -1,13 +1,15 @@
-package services
+package render
 
 import (
 	"fmt"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
-	"text/template"
 	"time"
+
+	"github.com/stitchfix/flotilla-os/state"
 )
 
 const (
@@ -22,8 +24,8 @@ const (
 	maxNesting = 100
 )
 
-// limitError is our own word on a template. It is told as it is, without the
-// place in the template's tree where a check of ours stands.
+// limitError is an error of our own checks. It is shown without the place in the template's tree, which is one that the
+// template does not have.
 type limitError struct{ message string }
 
 func (e limitError) Error() string { return e.message }
@@ -33,10 +35,10 @@ var (
 	errTooLarge  = limitError{"the template makes values that are too large for a command"}
 	errTooDeep   = limitError{"the template makes values that are nested too deeply, or in a circle"}
 	errTooManyIn = limitError{fmt.Sprintf("templates call each other more than %d deep", maxTemplateDepth)}
-	errTooLong   = limitError{fmt.Sprintf("the rendered command is longer than %d bytes", maxCommand)}
+	errTooLong   = limitError{fmt.Sprintf("the rendered command is longer than %d bytes", MaxCommand)}
 )
 
-// budget is what one rendering may use.
+// budget holds what one rendering has used, and its deadline.
 type budget struct {
 	clock    func() time.Time
 	deadline time.Time
@@ -66,39 +68,55 @@ func (b *budget) leave() string {
 	return ""
 }
 
-// show is called with each value that is to be printed, and with what the
-// template says it is. Go prints a value that is not there as <no value>, which
-// no command wants.
+// show is called with each value before it is printed, and with its expression in the template. Go prints an absent
+// value as <no value>, which no command wants.
 func (b *budget) show(expression string, value any) (any, error) {
 	if value == nil {
-		return nil, limitError{"it prints {{" + shorten(expression) + "}}, which the payload does not have and the template gives no default for"}
+		return nil, limitError{"it prints {{" + state.Shorten(expression, maxSentence) + "}}, which the payload does not have and the template gives no default for"}
 	}
 	_, err := weigh(reflect.ValueOf(value))
 	return value, err
 }
 
-// printFuncs are the functions of the template language itself that make
-// texts.
-var printFuncs = map[string]any{
-	"print":    fmt.Sprint,
-	"println":  fmt.Sprintln,
-	"printf":   fmt.Sprintf,
-	"html":     template.HTMLEscaper,
-	"js":       template.JSEscaper,
-	"urlquery": template.URLQueryEscaper,
+// arithmetic lists the functions that read their arguments as numbers whatever their type. They do not know every form
+// of a json.Number.
+var arithmetic = []string{
+	"add", "add1", "sub", "div", "mod", "mul", "max", "min", "biggest", "int", "int64",
+	"addf", "add1f", "subf", "divf", "mulf", "maxf", "minf", "float64", "floor", "ceil", "round",
 }
 
-// wrap is fn with its cost checked: before the call by its arguments, after it
-// by its result.
+// wrap returns fn with its cost checked: before the call by its arguments, after it by its result. Where fn takes a
+// number, the wrapped function also takes a json.Number.
 func (b *budget) wrap(name string, fn any) any {
 	inner := reflect.ValueOf(fn)
 	t := inner.Type()
 	in := make([]reflect.Type, t.NumIn())
 	for i := range in {
 		in[i] = t.In(i)
+		if numeric(in[i]) {
+			in[i] = reflect.TypeFor[any]()
+		}
 	}
 	out := []reflect.Type{t.Out(0), reflect.TypeFor[error]()}
 	wrapped := func(args []reflect.Value) []reflect.Value {
+		for i := range args {
+			switch {
+			case numeric(t.In(i)):
+				n, want := reflect.ValueOf(number(args[i].Interface())), reflect.Zero(t.In(i))
+				if !n.IsValid() || !numeric(n.Type()) || want.CanInt() && !n.CanInt() {
+					return failed(t.Out(0), fmt.Errorf("%s needs a number of type %s, not %v", name, t.In(i), args[i]))
+				}
+				args[i] = n.Convert(t.In(i))
+			case !slices.Contains(arithmetic, name):
+			case t.IsVariadic() && i == t.NumIn()-1:
+				numbers, _ := args[i].Interface().([]any)
+				for j := range numbers {
+					numbers[j] = number(numbers[j])
+				}
+			case !args[i].IsNil():
+				args[i] = reflect.ValueOf(number(args[i].Interface()))
+			}
+		}
 		if err := b.before(name, args); err != nil {
 			return failed(t.Out(0), err)
 		}
@@ -117,6 +135,11 @@ func (b *budget) wrap(name string, fn any) any {
 		return []reflect.Value{results[0], reflect.Zero(out[1])}
 	}
 	return reflect.MakeFunc(reflect.FuncOf(in, out, t.IsVariadic()), wrapped).Interface()
+}
+
+// numeric reports whether t is an integer or floating-point type.
+func numeric(t reflect.Type) bool {
+	return t.Kind() >= reflect.Int && t.Kind() <= reflect.Float64 && t.Kind() != reflect.Uintptr
 }
 
 func failed(t reflect.Type, err error) []reflect.Value {
@@ -147,8 +170,8 @@ func (b *budget) after(result reflect.Value) error {
 	return err
 }
 
-// weigh is the size of a value as a tree: what is reached twice counts twice,
-// because printing it would. A circle has no size and is an error.
+// weigh returns the size of a value as a tree: what is reached twice counts twice, because it would be printed twice. A
+// circle has no size and is an error.
 func weigh(v reflect.Value) (int, error) {
 	total := 0
 	err := addWeight(v, 0, &total)
@@ -191,8 +214,7 @@ func addWeight(v reflect.Value, depth int, total *int) error {
 	return nil
 }
 
-// resultSizes estimates, from above, the size of what those functions make
-// whose result may be much larger than their arguments.
+// resultSizes estimates from above the size of the results that may be much larger than the arguments.
 var resultSizes = map[string]func(args []reflect.Value) int{
 	"repeat": product, "indent": product, "nindent": product, "join": product, "replace": product,
 	"wrap": product, "wrapWith": product, "until": product,
@@ -202,7 +224,7 @@ var resultSizes = map[string]func(args []reflect.Value) int{
 	"untilStep": steps, "seq": sequence, "printf": formatted,
 }
 
-// magnitude is the size of a text or list, or a number as a count.
+// magnitude returns the size of a text or list, or a number as a count.
 func magnitude(v reflect.Value) int {
 	for v.Kind() == reflect.Interface {
 		v = v.Elem()
@@ -220,7 +242,7 @@ func magnitude(v reflect.Value) int {
 	return weight
 }
 
-// product multiplies the two largest arguments.
+// product returns the product of the two largest arguments.
 func product(args []reflect.Value) int {
 	first, second := 1, 1
 	for _, arg := range args {
@@ -234,8 +256,7 @@ func product(args []reflect.Value) int {
 	return first * second
 }
 
-// span counts the numbers from first to last, each as up to 20 digits. A step
-// only makes them fewer.
+// span returns the bytes of the numbers from first to last, each of up to 20 digits. A step only makes them fewer.
 func span(first, last int64) int {
 	const digits = 20
 	if n := uint64(max(first, last)) - uint64(min(first, last)); n < maxResult/digits { //nolint:gosec // the difference is right modulo 2^64
@@ -244,11 +265,10 @@ func span(first, last int64) int {
 	return maxResult + 1
 }
 
-// steps is the span of untilStep's start, stop and step.
+// steps returns the span of untilStep's start, stop and step.
 func steps(args []reflect.Value) int { return span(args[0].Int(), args[1].Int()) }
 
-// sequence is the span of seq's arguments: the last; first and last; or first,
-// step and last.
+// sequence returns the span of seq's arguments: the last; first and last; or first, step and last.
 func sequence(args []reflect.Value) int {
 	numbers := args[0]
 	switch n := numbers.Len(); n {
@@ -274,8 +294,7 @@ const (
 	widestStar   = 1_000_000
 )
 
-// formatted is the size of what printf makes at most: each verb may print any
-// argument again, as wide as it says.
+// formatted returns the largest size of what printf makes: each verb may print any argument again, as wide as it says.
 func formatted(args []reflect.Value) int {
 	format := args[0].String()
 	largest := widestNumber

@@ -1,6 +1,7 @@
-package services
+package render
 
 import (
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -16,13 +17,13 @@ import (
 func TestRenderCommand(t *testing.T) {
 	t.Parallel()
 	payload := state.Object{
-		"name": "ada", "rows": int64(1_000_000), "float": 1e6, "ratio": 0.5, "null": nil,
-		"list": []any{"a", "b"}, "deep": map[string]any{"x": map[string]any{"y": int64(2)}}, "ok": true,
+		"name": "ada", "rows": json.Number("1000000"), "ratio": json.Number("0.5"), "null": nil,
+		"list": []any{"a", "b"}, "deep": map[string]any{"x": map[string]any{"y": json.Number("2")}}, "ok": true,
 	}
 	cases := map[string]struct{ text, want string }{
 		"plain text stays":                             {"echo hi # {", "echo hi # {"},
 		"a value of the payload":                       {"echo {{.name}}", "echo ada"},
-		"a whole number is written whole":              {"{{.rows}} {{.float}}", "1000000 1000000"},
+		"a whole number is written whole":              {"{{.rows}}", "1000000"},
 		"a fraction is written as one":                 {"{{.ratio}}", "0.5"},
 		"whole numbers compare with those of the text": {"{{if eq .rows 1000000}}yes{{end}}", "yes"},
 		"nested objects":                               {"{{.deep.x.y}}", "2"},
@@ -44,11 +45,58 @@ func TestRenderCommand(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got, err := renderCommand(c.text, payload, (&testkit.Clock{}).Now)
+			got, err := Command(c.text, payload, (&testkit.Clock{}).Now)
 			require.NoError(t, err)
 			assert.Equal(t, c.want, got)
 		})
 	}
+}
+
+func TestNumbersAreRenderedAsTheyWereSent(t *testing.T) {
+	t.Parallel()
+	payload := map[string]any{}
+	require.NoError(t, decode(`{"big": 12345678901234567890, "price": 1.10, "huge": 1e400, "n": 7, "whole": 5.0, "exp": 1e2,
+		"zero": 0.0, "list": [1.10, {"x": 1e6}], "tiny": 1e-7, "negative": -2.50}`, &payload))
+	cases := map[string]struct{ text, want string }{
+		"as sent":                 {"{{.big}} {{.price}} {{.huge}} {{.n}} {{.whole}} {{.exp}} {{.tiny}}", "12345678901234567890 1.10 1e400 7 5.0 1e2 1e-7"},
+		"within lists":            {"{{range .list}}{{.}},{{end}}", "1.10,map[x:1e6],"},
+		"in JSON":                 {"{{toJson .list}} {{.big | toJson}}", `[1.10,{"x":1e6}] 12345678901234567890`},
+		"quoted":                  {"{{.price | quote}} {{.n | squote}}", `"1.10" '7'`},
+		"printed":                 {"{{print .price .n}} {{printf \"%s %v %q\" .price .huge .big}}", `1.107 1.10 1e400 "12345678901234567890"`},
+		"added":                   {"{{add .n 1}} {{add .whole 1}} {{addf .price 1}} {{mul .exp 2}} {{max 1 .exp}} {{sub .exp .whole}} {{round .price 1}} {{add1 .exp}}", "8 6 2.1 200 100 95 1.1 101"},
+		"converted":               {"{{int .n}} {{int .whole}} {{int64 .price}} {{float64 .price}} {{.n | int | add 1}} {{int .exp}}", "7 5 1 1.1 8 100"},
+		"formatted":               {"{{printf \"%d %03d %.3f %6.2f %g\" .whole .n .price .negative .exp}}", "5 007 1.100  -2.50 100"},
+		"compared":                {"{{eq .whole 5}} {{gt .price 1.0}} {{lt .price 1.2}} {{.n | eq 7}} {{ne .exp 100}} {{.price | le 1.1}} {{eq .huge .huge}}", "true true true true false true true"},
+		"compared within a call":  {"{{if and (gt .price 1.0) (eq .whole 5)}}yes{{end}}", "yes"},
+		"as a condition":          {"{{if .zero}}yes{{else}}no{{end}} {{if .price}}yes{{end}}", "no yes"},
+		"as the count of a range": {"{{range until .whole}}x{{end}} {{untilStep 0 .exp 50 | join \",\"}}", "xxxxx 0,50"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, err := Command(c.text, payload, (&testkit.Clock{}).Now)
+			require.NoError(t, err)
+			assert.Equal(t, c.want, got)
+		})
+	}
+	for name, c := range map[string]struct{ text, want string }{
+		"a count that is no number":    {"{{until \"x\"}}", "needs a number"},
+		"a count that is no integer":   {"{{until .price}}", "needs a number"},
+		"a count that is absent":       {"{{until .absent}}", "needs a number"},
+		"a count that is far too high": {"{{until .big}}", "needs a number"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := Command(c.text, payload, (&testkit.Clock{}).Now)
+			require.ErrorContains(t, err, c.want)
+		})
+	}
+}
+
+func decode(text string, into *map[string]any) error {
+	decoder := json.NewDecoder(strings.NewReader(text))
+	decoder.UseNumber()
+	return decoder.Decode(into)
 }
 
 // A template is a program that a client hands us. Each of these would take the
@@ -99,12 +147,12 @@ func TestHostileTemplatesEnd(t *testing.T) {
 				clock = time.Now
 			}
 			start := time.Now()
-			got, err := renderCommand(c.text, state.Object{}, clock)
+			got, err := Command(c.text, state.Object{}, clock)
 			if err == nil {
 				err = errors.New(got)
 			}
 			assert.ErrorContains(t, err, c.want)
-			assert.LessOrEqual(t, len(shorten(err.Error())), 1003, "the error is a sentence")
+			assert.LessOrEqual(t, len(state.Shorten(err.Error(), maxSentence)), 1003, "the error is a sentence")
 			assert.Less(t, time.Since(start), time.Minute)
 		})
 	}
@@ -113,7 +161,7 @@ func TestHostileTemplatesEnd(t *testing.T) {
 func TestEachRenderingHasItsOwnBudget(t *testing.T) {
 	t.Parallel()
 	for range 3 {
-		got, err := renderCommand(`{{range until 100}}{{$_ := repeat 200000 "x"}}{{end}}done`, nil, (&testkit.Clock{}).Now)
+		got, err := Command(`{{range until 100}}{{$_ := repeat 200000 "x"}}{{end}}done`, nil, (&testkit.Clock{}).Now)
 		require.NoError(t, err)
 		assert.Equal(t, "done", got)
 	}
