@@ -4,6 +4,8 @@ package job
 
 import (
 	"cmp"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -13,19 +15,18 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
 
 	"github.com/stitchfix/flotilla-os/config"
 	"github.com/stitchfix/flotilla-os/execution/adapter"
-	"github.com/stitchfix/flotilla-os/execution/container"
-	"github.com/stitchfix/flotilla-os/execution/engine"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// ttlAtCreation is how long Kubernetes keeps a Job that has ended while we have not recorded its end: long enough that
-// nothing is lost while no server of ours runs. It is lowered to eks_job_ttl afterwards.
+// ttlAtCreation is how long Kubernetes keeps an ended Job whose end we have not recorded: long enough that nothing is
+// lost while no server of ours runs. It is lowered to eks_job_ttl afterwards.
 const ttlAtCreation = 7 * 24 * time.Hour
 
-// Settings are what all Jobs have in common.
+// Settings are common to all Jobs.
 type Settings struct {
 	// Mode is flotilla_mode.
 	Mode      string
@@ -36,18 +37,18 @@ type Settings struct {
 // Input is what one attempt's Job is built from.
 type Input struct {
 	Run state.Run
-	// Executable is what the run was made from; nil where that is gone.
+	// Executable is what the run was made from; nil if that is gone.
 	Executable state.Executable
-	// Resources are what Adapter.Resources gave the run.
+	// Resources is what Adapter.Resources gave the run.
 	Resources adapter.Resources
 	// Capabilities are those of the cluster, implied ones included.
 	Capabilities state.Capabilities
 	Settings     Settings
-	// Now is when the Job is built; an attempt after the first gets what is left of the deadline.
+	// Now is when the Job is built; an attempt after the first gets the rest of the deadline.
 	Now time.Time
 }
 
-// Name is the name of an attempt's Job: the run's id, and from the second attempt on its number.
+// Name returns the name of an attempt's Job: the run's id, followed by the number of the attempt from the second one on.
 func Name(run state.Run) string {
 	if run.Attempt() == 1 {
 		return run.RunID
@@ -55,7 +56,7 @@ func Name(run state.Run) string {
 	return run.RunID + "-" + strconv.FormatInt(run.Attempt(), 10)
 }
 
-// Attempt is the attempt that a Job of the run is, 0 for a name that Name does not make.
+// Attempt returns which attempt at the run a Job is, or 0 if Name does not make that name.
 func Attempt(jobName, runID string) int64 {
 	if jobName == runID {
 		return 1
@@ -71,25 +72,24 @@ func Attempt(jobName, runID string) int64 {
 	return attempt
 }
 
-// Build makes the Job of an attempt (kubernetes.md, The Job). It depends on nothing but its input. An error is
+// Build returns the Job of an attempt (kubernetes.md, The Job); it depends on nothing but its input. The error is
 // engine.Rejected: the run can never be a Job as it is. Much else that can be wrong with a run, such as the key of a
-// label, is left to the API server, whose rules change with its version and whose messages say them.
+// label, is left to the API server, whose rules change with its version and whose messages name them.
 func Build(in Input) (*batchv1.Job, error) {
 	pod, err := podSpec(in)
 	if err != nil {
 		return nil, err
 	}
-	labels := jobLabels(in.Run, in.Settings.Mode)
 	return &batchv1.Job{
 		TypeMeta: metav1.TypeMeta{APIVersion: batchv1.SchemeGroupVersion.String(), Kind: "Job"},
 		ObjectMeta: metav1.ObjectMeta{
 			Name:      Name(in.Run),
 			Namespace: in.Settings.EKS.JobNamespace,
-			Labels:    labels,
+			Labels:    jobLabels(in.Run, in.Settings.Mode),
 		},
 		Spec: batchv1.JobSpec{
 			TTLSecondsAfterFinished: new(int32(ttlAtCreation.Seconds())),
-			// Another attempt is another Job: what may be tried again is not the Job controller's to decide.
+			// Another attempt is another Job: the Job controller does not decide what may be tried again.
 			BackoffLimit: new(int32(0)),
 			Template: corev1.PodTemplateSpec{
 				ObjectMeta: metav1.ObjectMeta{
@@ -111,12 +111,16 @@ func podSpec(in Input) (corev1.PodSpec, error) {
 		return corev1.PodSpec{}, err
 	}
 	eks, where := in.Settings.EKS, placementOf(in)
+	serviceAccount := eks.DefaultServiceAccount
+	if own := in.Run.ServiceAccount; own != nil && *own != "" {
+		serviceAccount = *own
+	}
 	return corev1.PodSpec{
 		Containers:                    []corev1.Container{container},
 		Volumes:                       volumes,
 		RestartPolicy:                 corev1.RestartPolicyNever,
 		SchedulerName:                 eks.SchedulerName,
-		ServiceAccountName:            serviceAccount(in),
+		ServiceAccountName:            serviceAccount,
 		ActiveDeadlineSeconds:         new(deadline(in)),
 		TerminationGracePeriodSeconds: new(int64(eks.TerminateGrace / time.Second)),
 		Affinity:                      where.affinity(),
@@ -124,58 +128,8 @@ func podSpec(in Input) (corev1.PodSpec, error) {
 	}, nil
 }
 
-func containerOf(in Input) (corev1.Container, []corev1.Volume, error) {
-	ports, err := containerPorts(in)
-	if err != nil {
-		return corev1.Container{}, nil, err
-	}
-	mounts, volumes, err := volumesOf(in)
-	if err != nil {
-		return corev1.Container{}, nil, err
-	}
-	env := container.Env(in.Executable, in.Run)
-	command := container.Command(in.Run)
-	known := namesOf(env)
-	for i := range command {
-		command[i] = verbatim(command[i], known)
-	}
-	return corev1.Container{
-		Name:            in.Run.RunID,
-		Image:           in.Run.Image,
-		Command:         command,
-		ImagePullPolicy: corev1.PullPolicy(in.Settings.EKS.ImagePullPolicy),
-		Ports:           ports,
-		Env:             containerEnvVars(env, in.Settings.EKS.LakekeeperSecretName),
-		Resources:       requirements(in),
-		VolumeMounts:    mounts,
-	}, volumes, nil
-}
-
-// containerPorts lists each port once. A number that is none is our message: 16 bits of it could be one.
-func containerPorts(in Input) ([]corev1.ContainerPort, error) {
-	var ports []corev1.ContainerPort
-	seen := map[int64]bool{}
-	for _, port := range executableOf(in).GetExecutableResources().Ports {
-		if port < 1 || port > math.MaxUint16 {
-			return nil, engine.Rejected{Reason: fmt.Sprintf("The definition's port %d is not a port: those are 1 to 65535.", port)}
-		}
-		if !seen[port] {
-			seen[port] = true
-			ports = append(ports, corev1.ContainerPort{ContainerPort: int32(port)})
-		}
-	}
-	return ports, nil
-}
-
-func serviceAccount(in Input) string {
-	if own := in.Run.ServiceAccount; own != nil && *own != "" {
-		return *own
-	}
-	return in.Settings.EKS.DefaultServiceAccount
-}
-
-// deadline is the run's, else that of its lifecycle, in seconds. It counts from the first attempt's start, so that a
-// later attempt has what is left; the least that Kubernetes takes is 1.
+// deadline returns the run's deadline, else that of its lifecycle, in seconds. It counts from the first attempt's start,
+// so a later attempt has the rest of it; the least that Kubernetes accepts is 1.
 func deadline(in Input) int64 {
 	standard := in.Settings.Deadlines.Spot
 	if onDemand(in) {
@@ -188,7 +142,7 @@ func deadline(in Input) int64 {
 	return min(max(seconds, 1), math.MaxInt32)
 }
 
-// executableOf is an executable that says nothing where the run's own is gone.
+// executableOf returns the run's executable, or an empty one if that is gone.
 func executableOf(in Input) state.Executable {
 	if in.Executable == nil {
 		return state.Definition{}
@@ -202,4 +156,47 @@ func positive(n *int64) int64 {
 		return 0
 	}
 	return max(*n, 0)
+}
+
+const bytesPerMB = 1_000_000
+
+// ErrNotOurs reports that a Job with a run's name was not made by Build.
+var ErrNotOurs = errors.New("job: the Job's container has no requests and limits of cpu and memory")
+
+// ResourcesOf returns the sizes of a Job, which are what its run was given. Parts of a MB or a millicore count as whole
+// ones. The error is ErrNotOurs.
+func ResourcesOf(job *batchv1.Job) (adapter.Resources, error) {
+	containers := job.Spec.Template.Spec.Containers
+	if len(containers) == 0 {
+		return adapter.Resources{}, ErrNotOurs
+	}
+	megabytes := func(list corev1.ResourceList) int64 { return (list.Memory().Value() + bytesPerMB - 1) / bytesPerMB }
+	requests, limits := containers[0].Resources.Requests, containers[0].Resources.Limits
+	gpu := limits[resourceGPU]
+	found := adapter.Resources{
+		Size:  state.Size{Memory: megabytes(requests), CPU: requests.Cpu().MilliValue()},
+		Limit: state.Size{Memory: megabytes(limits), CPU: limits.Cpu().MilliValue()},
+		GPU:   gpu.Value(),
+	}
+	if min(found.Memory, found.Limit.Memory, found.CPU, found.Limit.CPU) < 1 {
+		return adapter.Resources{}, ErrNotOurs
+	}
+	return found, nil
+}
+
+// ManifestYAML returns a Job as a person would write it: without status, and without what the API server adds.
+func ManifestYAML(job *batchv1.Job) ([]byte, error) {
+	meta := metav1.ObjectMeta{
+		Name: job.Name, Namespace: job.Namespace, Labels: job.Labels, Annotations: job.Annotations,
+	}
+	shown, err := json.Marshal(struct {
+		APIVersion string            `json:"apiVersion"`
+		Kind       string            `json:"kind"`
+		Metadata   metav1.ObjectMeta `json:"metadata"`
+		Spec       batchv1.JobSpec   `json:"spec"`
+	}{batchv1.SchemeGroupVersion.String(), "Job", meta, job.Spec})
+	if err != nil {
+		return nil, fmt.Errorf("job: write the manifest of %s: %w", job.Name, err)
+	}
+	return yaml.JSONToYAML(shown)
 }

@@ -16,14 +16,14 @@ import (
 
 const testRunID = "eks-8e2d1c37-0f1b-4c52-9d6a-7f2b6a51"
 
-// jobCase is one example of a Job: what differs from the plain one, and what must be true of it. Every example is
-// also put to a real API server by the cluster tests.
+// jobCase is one example of a Job: what differs from the plain one, and what must be true of it. The cluster tests send
+// every example to a real API server too.
 type jobCase struct {
 	change func(in *Input)
 	check  func(t *testing.T, job *batchv1.Job)
 }
 
-// plainInput is a run with a command and nothing else.
+// plainInput returns a run with a command and nothing else.
 func plainInput() Input {
 	return Input{
 		Run: state.Run{

@@ -93,7 +93,7 @@ func checkLakekeeper(t *testing.T, job *batchv1.Job) {
 	}, keys)
 }
 
-// sizes are a list's quantities as Kubernetes writes them.
+// sizes returns a list's quantities as Kubernetes writes them.
 func sizes(list corev1.ResourceList) map[string]string {
 	written := map[string]string{}
 	for name, amount := range list {

@@ -18,11 +18,11 @@ import (
 )
 
 func dryRun() metav1.CreateOptions {
-	// What the server does not know is an error: a field that it ignores would be a rule that does not hold.
+	// A field that the server does not know is an error: a rule that it ignores would not hold.
 	return metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}, FieldValidation: metav1.FieldValidationStrict}
 }
 
-// TestEveryExampleIsAccepted puts each example of the table to the API server, which validates it and stores nothing.
+// TestEveryExampleIsAccepted sends each example to the API server, which validates it and stores nothing.
 func TestEveryExampleIsAccepted(t *testing.T) {
 	t.Parallel()
 	cluster := kubetest.Open(t)
@@ -48,7 +48,7 @@ func TestEveryExampleIsAccepted(t *testing.T) {
 	}
 }
 
-// TestEveryTeamIsAccepted does so with ConfigMaps.
+// TestEveryTeamIsAccepted sends ConfigMaps of teams.
 func TestEveryTeamIsAccepted(t *testing.T) {
 	t.Parallel()
 	cluster := kubetest.Open(t)
@@ -59,8 +59,8 @@ func TestEveryTeamIsAccepted(t *testing.T) {
 	}
 }
 
-// TestInvalidRunsAreInvalidToTheAPIServer shows that what Build leaves to the API server is found there, as 422
-// and with a message that names the fault.
+// TestInvalidRunsAreInvalidToTheAPIServer checks that the API server finds what Build leaves to it: with 422 and a message
+// that names the fault.
 func TestInvalidRunsAreInvalidToTheAPIServer(t *testing.T) {
 	t.Parallel()
 	cluster := kubetest.Open(t)
@@ -87,7 +87,7 @@ func TestInvalidRunsAreInvalidToTheAPIServer(t *testing.T) {
 	}
 }
 
-// TestContainerGetsTextVerbatim runs a Job whose command and environment hold what Kubernetes would replace.
+// TestContainerGetsTextVerbatim runs a Job whose command and environment hold text that Kubernetes would replace.
 func TestContainerGetsTextVerbatim(t *testing.T) {
 	t.Parallel()
 	cluster := kubetest.Open(t)

@@ -11,7 +11,7 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// required are the Job's node requirements, "label in a|b" each.
+// required returns the Job's node requirements, each as "label in a|b".
 func required(job *batchv1.Job) []string {
 	affinity := pod(job).Affinity
 	if affinity == nil {
@@ -26,7 +26,7 @@ func required(job *batchv1.Job) []string {
 	return all
 }
 
-// tolerated are the Job's tolerations, as kubectl writes taints.
+// tolerated returns the Job's tolerations, as kubectl writes taints.
 func tolerated(job *batchv1.Job) []string {
 	var all []string
 	for _, t := range pod(job).Tolerations {
@@ -144,7 +144,12 @@ func teamCases() map[string]jobCase {
 			check: placed(nil, []string{"nvidia.com/gpu=true:NoSchedule"})},
 		"a team's name is made a DNS label": {
 			change: func(in *Input) { in.Run.Labels = state.Labels{"team": " Data_Science & ML. "} },
-			check:  placed([]string{"team in data-science---ml"}, []string{"data-science---ml=true:NoSchedule"})},
+			check: placed([]string{"team in data-science---ml|data_science___ml"},
+				[]string{"data-science---ml=true:NoSchedule", "data_science___ml=true:NoSchedule"})},
+		"a team's nodes may carry its name as given": {
+			change: func(in *Input) { in.Run.Labels = state.Labels{"team": " Data_Science "} },
+			check: placed([]string{"team in data-science|Data_Science"},
+				[]string{"data-science=true:NoSchedule", "Data_Science=true:NoSchedule"})},
 		"a team without a letter is none": {
 			change: func(in *Input) { in.Run.Labels = state.Labels{"team": " _- "} },
 			check:  placed(nil, nil)},

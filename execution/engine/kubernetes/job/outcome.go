@@ -11,7 +11,7 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// silentNode is how long after its grace period a pod that was told to end counts as lost: nobody on its node answers.
+// silentNode is how long after its grace period a pod that is being deleted counts as lost: its node does not respond.
 const silentNode = time.Minute
 
 // settle is how long the watch of pods may lag behind that of Jobs.
@@ -19,43 +19,43 @@ const settle = 5 * time.Second
 
 // Sighting is all that is known of one attempt at one moment.
 type Sighting struct {
-	// Job is nil where it was never seen.
+	// Job is nil if it was never seen.
 	Job *batchv1.Job
-	// JobGone says that the Job was removed; Job is what it was last.
+	// JobGone reports that the Job was removed; Job is how it was last.
 	JobGone bool
-	// Pod is the attempt's newest pod, nil where none was ever seen.
+	// Pod is the attempt's newest pod, nil if none was ever seen.
 	Pod *corev1.Pod
-	// PodGone says that the pod was removed; Pod is what it was last.
+	// PodGone reports that the pod was removed; Pod is how it was last.
 	PodGone bool
-	// Asked says that we had it deleted, after its run was stopped.
+	// Asked reports that we had it deleted, after its run was stopped.
 	Asked bool
-	// Container is the name of the run's container; others may have been injected.
+	// Container is the name of the run's container; others may be injected.
 	Container string
 	// PullDeadline bounds the time from a pod's arrival on its node to its container's start.
 	PullDeadline time.Duration
 	Now          time.Time
 }
 
-// Outcome is what a Sighting means for the run.
+// Outcome is the meaning of a Sighting for the run.
 type Outcome struct {
-	// Status is where the attempt stands; empty where it cannot be told yet, or no longer matters.
+	// Status is where the attempt stands; empty if that is not known yet, or no longer matters.
 	Status state.Status
 	Update state.RunUpdate
-	// Remove says that the attempt is over while something of it may still live: delete the Job and its pod.
+	// Remove reports that the attempt is over while its pod may still run: delete the Job and the pod.
 	Remove bool
-	// Again is when to look again even if nothing happens; 0 for never.
+	// Again is when to classify again even if nothing changes; 0 for never.
 	Again time.Duration
 }
 
-// Classify decides where an attempt stands. docs/kubernetes-status.md is the same as a table. In this order:
+// Classify decides where an attempt stands; docs/kubernetes-status.md shows the same as a table. In this order:
 //
-//   - A pod that has ended says how (ended): its container's own code, or that the cluster took it away.
-//   - A Job that has ended without a pod to say how: complete is success; failed is a failure of the cluster where we
-//     saw the pod go, and of unknown code else, because what may have been the user's own failure is never retried.
+//   - A pod that has ended shows how (ended): its container's own code, or that the cluster took it away.
+//   - A Job that has ended without a pod: complete is success. Failed is a failure of the cluster if the pod was seen to
+//     go, else of unknown code, because a failure that may be the user's own is never retried.
 //   - A pod or Job that was removed before its end, and not by us, is a failure of the cluster.
 //   - A pod that waits for its container is PENDING until the wait can have no end (waiting).
 //
-// It is a pure function. Failures of the cluster are NEEDS_RETRY; their codes are not the command's and not recorded.
+// Failures of the cluster are NEEDS_RETRY; their codes are not the command's and are not recorded.
 func Classify(s Sighting) Outcome {
 	if s.Pod == nil {
 		return s.withoutPod()
@@ -90,7 +90,7 @@ func (s Sighting) withPod() Outcome {
 	case pod.Status.Phase == corev1.PodRunning:
 		return running(c.State.Terminated.StartedAt)
 	}
-	// The container was so quick that the pod's phase is still to follow; it says whether that was its own end.
+	// The container ended before the pod's phase followed; the phase will show whether that was its own end.
 	return Outcome{}
 }
 
@@ -98,7 +98,7 @@ func running(since metav1.Time) Outcome {
 	return Outcome{Status: state.StatusRunning, Update: state.RunUpdate{StartedAt: timeOf(since)}}
 }
 
-// withoutPod goes by the Job alone.
+// withoutPod classifies by the Job alone.
 func (s Sighting) withoutPod() Outcome {
 	switch {
 	case s.Job == nil:
@@ -126,7 +126,7 @@ func (s Sighting) withoutPod() Outcome {
 	return Outcome{Status: state.StatusPending}
 }
 
-// removed is the end of what was taken out of the cluster before its own end, not by us.
+// removed classifies what was taken out of the cluster before its own end, and not by us.
 func (s Sighting) removed() Outcome {
 	what := "pod"
 	if s.JobGone {
@@ -135,7 +135,7 @@ func (s Sighting) removed() Outcome {
 	return s.lostToCluster(fmt.Sprintf("The %s was deleted from the cluster.", what))
 }
 
-// ending is a pod that was told to end and has not yet.
+// ending classifies a pod that is being deleted and has not ended.
 func (s Sighting) ending() Outcome {
 	silent := s.Now.Sub(s.Pod.DeletionTimestamp.Time)
 	if silent >= silentNode {
@@ -144,7 +144,7 @@ func (s Sighting) ending() Outcome {
 	return Outcome{Again: silentNode - silent}
 }
 
-// lostToCluster is a failure of the infrastructure: another attempt is made, unless it was we who took it away: then the
+// lostToCluster is a failure of the infrastructure, after which another attempt is made. If we had the pod deleted, the
 // run is STOPPED already, with its code and reason.
 func (s Sighting) lostToCluster(reason string) Outcome {
 	if s.Asked {
@@ -167,15 +167,15 @@ func (s Sighting) deadline() Outcome {
 	return o
 }
 
-// reasonDeadline is Kubernetes' word, and what it means.
+// reasonDeadline is Kubernetes' reason and its meaning.
 const reasonDeadline = batchv1.JobReasonDeadlineExceeded + ": the run was active for longer than its deadline allows."
 
 func (s Sighting) jobComplete() bool {
 	return s.Job != nil && jobCondition(s.Job, batchv1.JobComplete) != nil
 }
 
-// jobFailed is whether the Job failed for that reason; "" is any. One that is about to fail for a reason, once its pod
-// has ended, says so before.
+// jobFailed reports whether the Job failed for a reason; "" is any. A Job that will fail for a reason as soon as its pod
+// has ended has the condition FailureTarget.
 func (s Sighting) jobFailed(reason string) bool {
 	if s.Job == nil {
 		return false
@@ -187,12 +187,12 @@ func (s Sighting) jobFailed(reason string) bool {
 	return c != nil && (reason == "" || c.Reason == reason)
 }
 
-// Ended is whether a Job has finished, well or not.
+// Ended reports whether a Job has finished, successfully or not.
 func Ended(job *batchv1.Job) bool {
 	return jobCondition(job, batchv1.JobComplete) != nil || jobCondition(job, batchv1.JobFailed) != nil
 }
 
-// untilSettled is how much longer the Job's pod may still come into sight.
+// untilSettled returns how much longer the Job's pod may still come into sight.
 func (s Sighting) untilSettled() time.Duration {
 	if end := s.jobEnd(); end != nil && !s.JobGone {
 		return settle - s.Now.Sub(*end)

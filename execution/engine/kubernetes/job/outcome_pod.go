@@ -12,7 +12,7 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// Kubernetes' words for how a container stands; it has no constants for them that others may use.
+// Reasons that Kubernetes gives for the state of a container or pod; it exports no constants for them.
 const (
 	reasonImagePullBackOff  = "ImagePullBackOff"
 	reasonInvalidImageName  = "InvalidImageName"
@@ -25,8 +25,8 @@ const (
 	reasonDeletedContainers = "The pod was deleted from the cluster."
 )
 
-// ended is a pod whose phase is Succeeded or Failed. A memory kill is one whatever else happened to the pod. What the
-// cluster did to the pod counts only where it came before the container's own end.
+// ended classifies a pod whose phase is Succeeded or Failed. A memory kill is one whatever else happened to the pod. What
+// the cluster did to the pod counts only if it came before the container's own end.
 func (s Sighting) ended() Outcome {
 	pod, end := s.Pod, s.terminated()
 	switch {
@@ -69,8 +69,8 @@ func stopped(end *corev1.ContainerStateTerminated, code int64, reason string) Ou
 	}}
 }
 
-// disrupted is whether the pod was told to end before its container did, by the cluster or by a deletion. Times are
-// whole seconds; in doubt it was the cluster: a code that is the command's own comes back with the next attempt.
+// disrupted reports whether the pod was told to end before its container did, by the cluster or by a deletion. Times are
+// whole seconds. In doubt it was the cluster: a code that is the command's own returns with the next attempt.
 func (s Sighting) disrupted(end *corev1.ContainerStateTerminated) bool {
 	if at := s.deletionAsked(); at != nil && !end.FinishedAt.Time.Before(*at) {
 		return true
@@ -79,11 +79,11 @@ func (s Sighting) disrupted(end *corev1.ContainerStateTerminated) bool {
 	return c != nil && !end.FinishedAt.Time.Before(c.LastTransitionTime.Time)
 }
 
-// finalDeletion is how long after its container's end a pod that was told to end is removed at most: its node does
-// that with a deletion of its own, without grace, which overwrites when it was told to.
+// finalDeletion is the longest time between a container's end and the removal of its pod that is being deleted. The node
+// removes it by a deletion of its own, without grace, which overwrites when the deletion was ordered.
 const finalDeletion = 30 * time.Second
 
-// deletionAsked is when the deletion was ordered: a pod's deletionTimestamp is when its grace ends.
+// deletionAsked returns when the deletion was ordered: a pod's deletionTimestamp is when its grace ends.
 func (s Sighting) deletionAsked() *time.Time {
 	at := s.Pod.DeletionTimestamp
 	if at == nil {
@@ -100,7 +100,7 @@ func (s Sighting) disruptionTarget() *corev1.PodCondition {
 	return podCondition(s.Pod, corev1.DisruptionTarget, corev1.ConditionTrue)
 }
 
-// disruption is what the cluster says of the disruption, or the other text.
+// disruption returns what the cluster says of the disruption, or the other text if it says nothing.
 func (s Sighting) disruption(other string) string {
 	if c := s.disruptionTarget(); c != nil {
 		return worded(c.Reason, c.Message)
@@ -108,7 +108,7 @@ func (s Sighting) disruption(other string) string {
 	return other
 }
 
-// waiting is a pod whose container has not started.
+// waiting classifies a pod whose container has not started.
 func (s Sighting) waiting() Outcome {
 	scheduled := podCondition(s.Pod, corev1.PodScheduled, corev1.ConditionTrue)
 	if scheduled == nil {
@@ -138,25 +138,24 @@ func (s Sighting) waiting() Outcome {
 	return s.lostToCluster(fmt.Sprintf("The container did not start within %s: %s", s.PullDeadline, text))
 }
 
-// neverStarted is a run that no cluster could start.
+// neverStarted is the end of a run that no cluster could start.
 func neverStarted(reason string) Outcome {
 	return Outcome{Status: state.StatusStopped, Remove: true, Update: state.RunUpdate{
 		ExitCode: new(state.ExitCodeNeverStarted), ExitReason: &reason,
 	}}
 }
 
-// grpcCode finds the code in a gRPC error as grpc prints it, which is how a container runtime's errors reach a pod's
-// status.
+// grpcCode finds the code in the text of a gRPC error; a container runtime's errors reach a pod's status in that form.
 var grpcCode = regexp.MustCompile(`\bcode = ([A-Za-z]+)\b`)
 
-// wrongImage is whether the registry answered that there is no such image. All else, such as a registry that does not
-// answer or wants another password, may pass.
+// wrongImage reports whether the registry answered that there is no such image. Everything else, such as a registry that
+// does not answer or wants another password, may pass.
 func wrongImage(message string) bool {
 	found := grpcCode.FindStringSubmatch(message)
 	return found != nil && (found[1] == "NotFound" || found[1] == "InvalidArgument")
 }
 
-// unschedulable is why the pod has no node, nil where nobody said.
+// unschedulable returns why the pod has no node, or nil if that is not known.
 func (s Sighting) unschedulable() *string {
 	if c := podCondition(s.Pod, corev1.PodScheduled, corev1.ConditionFalse); c != nil && c.Message != "" {
 		return new(worded(c.Reason, c.Message))
@@ -164,7 +163,7 @@ func (s Sighting) unschedulable() *string {
 	return nil
 }
 
-// container is the state of the run's container.
+// container returns the status of the run's container, or nil.
 func (s Sighting) container() *corev1.ContainerStatus {
 	all := s.Pod.Status.ContainerStatuses
 	for i := range all {
@@ -197,7 +196,7 @@ func podCondition(pod *corev1.Pod, kind corev1.PodConditionType, status corev1.C
 	return nil
 }
 
-// worded joins Kubernetes' one word and its sentence.
+// worded joins a reason and its message.
 func worded(reason, message string) string {
 	switch {
 	case message == "":
@@ -208,7 +207,7 @@ func worded(reason, message string) string {
 	return reason + ": " + message
 }
 
-// timeOf is nil for no time, and for the epoch, which stands for "never" in a container that could not start.
+// timeOf returns nil for no time, and for the epoch, which means "never" in a container that could not start.
 func timeOf(t metav1.Time) *time.Time {
 	if t.IsZero() || t.Unix() <= 0 {
 		return nil

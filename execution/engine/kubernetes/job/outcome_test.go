@@ -16,10 +16,10 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// pullDeadline is the tests'.
+// pullDeadline is the deadline of all tests.
 const pullDeadline = 10 * time.Minute
 
-// recorded reads what a real cluster showed: a Job, its pod, or both.
+// recorded returns what a real cluster showed: a Job, its pod, or both.
 func recorded(t *testing.T, name string) Sighting {
 	t.Helper()
 	body, err := os.ReadFile(filepath.Join("testdata", "outcomes", name+".json"))
@@ -39,7 +39,7 @@ func recorded(t *testing.T, name string) Sighting {
 	return s
 }
 
-// end is the container's end, to be changed.
+// end returns the container's end, to be changed.
 func (s Sighting) end() *corev1.ContainerStateTerminated {
 	return s.Pod.Status.ContainerStatuses[0].State.Terminated
 }
@@ -202,4 +202,29 @@ func TestClassifyTakesTimesAndPlaces(t *testing.T) {
 
 	got = Classify(recorded(t, "start-error")).Update
 	assert.Nil(t, got.StartedAt, "the epoch is no start")
+}
+
+// TestClassifySparseObjects checks that no object is so bare that it stops whoever classifies it.
+func TestClassifySparseObjects(t *testing.T) {
+	t.Parallel()
+	bare := []*corev1.Pod{nil}
+	for _, phase := range []corev1.PodPhase{"", corev1.PodPending, corev1.PodRunning, corev1.PodSucceeded, corev1.PodFailed, corev1.PodUnknown} {
+		bare = append(bare, &corev1.Pod{Status: corev1.PodStatus{Phase: phase}},
+			&corev1.Pod{Status: corev1.PodStatus{Phase: phase, ContainerStatuses: []corev1.ContainerStatus{{}}}},
+			&corev1.Pod{Status: corev1.PodStatus{Phase: phase, ContainerStatuses: []corev1.ContainerStatus{
+				{State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}}}, {Name: "another"},
+			}}})
+	}
+	jobs := []*batchv1.Job{nil, {}}
+	for _, kind := range []batchv1.JobConditionType{batchv1.JobComplete, batchv1.JobFailed, batchv1.JobFailureTarget} {
+		jobs = append(jobs, &batchv1.Job{Status: batchv1.JobStatus{Conditions: []batchv1.JobCondition{{Type: kind, Status: corev1.ConditionTrue}}}})
+	}
+	for _, pod := range bare {
+		for _, j := range jobs {
+			for flags := range 8 {
+				s := Sighting{Job: j, Pod: pod, JobGone: flags&1 > 0, PodGone: flags&2 > 0, Asked: flags&4 > 0}
+				assert.NotPanics(t, func() { Classify(s) }, "%+v", s)
+			}
+		}
+	}
 }

@@ -1,13 +1,17 @@
 package job
 
 import (
+	"slices"
+	"strings"
+
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/stitchfix/flotilla-os/execution/adapter"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// Labels and taints of nodes that placement counts on (kubernetes.md, Placement).
+// Labels and taints of nodes on which placement relies (kubernetes.md, Placement).
 const (
 	nodeCapacityType = "karpenter.sh/capacity-type"
 	capacitySpot     = "spot"
@@ -27,33 +31,49 @@ type placement struct {
 func placementOf(in Input) placement {
 	var p placement
 	if in.Capabilities.Has(state.CapabilityCapacityType) {
-		p.require(nodeCapacityType, capacityTypes(in)...)
+		types := []string{capacitySpot, capacityOnDemand}
+		if onDemand(in) {
+			types = types[1:]
+		}
+		p.require(nodeCapacityType, types...)
 	}
 	if in.Capabilities.Has(state.CapabilityArch) {
-		p.require(corev1.LabelArchStable, archOf(in.Run))
+		arch := archAMD64
+		if in.Run.Arch != nil && *in.Run.Arch == archARM64 {
+			arch = archARM64
+		}
+		p.require(corev1.LabelArchStable, arch)
 	}
 	if in.Resources.GPU > 0 {
 		p.tolerate(resourceGPU, taintTrue)
 	}
 	if team := Team(in.Run, in.Resources.GPU); team != "" {
-		p.place(in, team)
+		p.placeTeam(in, team)
 	}
 	return p
 }
 
-// place puts a team's run on the nodes of the team, or on those of the pool that teams share.
-func (p *placement) place(in Input, team string) {
-	class := classOf(in)
+// placeTeam places a team's run on the nodes of the team, or on those of the pool that teams share. A team's nodes may
+// carry its name as a DNS label or as the team is given.
+func (p *placement) placeTeam(in Input, team string) {
+	size := classOf(in)
 	if in.Capabilities.Has(state.CapabilitySharedPool) {
-		p.tolerate(nodePool, sharedPool(class))
-		p.require(nodePool, sharedPool(class))
+		p.tolerate(nodePool, sharedPools[size])
+		p.require(nodePool, sharedPools[size])
 		return
 	}
-	p.tolerate(team, taintTrue)
-	p.require(labelTeam, team)
+	given := strings.TrimSpace(in.Run.Labels[labelTeam])
+	if len(validation.IsValidLabelValue(given)) > 0 {
+		given = SanitizeLabel(given)
+	}
+	names := slices.Compact([]string{team, given})
+	for _, name := range names {
+		p.tolerate(name, taintTrue)
+	}
+	p.require(labelTeam, names...)
 	if in.Capabilities.Has(state.CapabilityPoolSizing) {
-		p.tolerate(nodePool, string(class))
-		p.require(nodePool, string(class))
+		p.tolerate(nodePool, size)
+		p.require(nodePool, size)
 	}
 }
 
@@ -69,7 +89,7 @@ func (p *placement) tolerate(taint, value string) {
 	})
 }
 
-// affinity is nil where any node will do.
+// affinity returns nil if any node will do.
 func (p *placement) affinity() *corev1.Affinity {
 	if len(p.required) == 0 {
 		return nil
@@ -81,58 +101,26 @@ func (p *placement) affinity() *corev1.Affinity {
 	}}
 }
 
-// onDemand is whether the run must not be taken away for want of nodes. GPUs always are on-demand.
+// onDemand reports whether the run must not run on nodes that can be taken away. Runs with GPUs never do.
 func onDemand(in Input) bool {
 	lifecycle := in.Run.NodeLifecycle
 	return in.Resources.GPU > 0 || lifecycle != nil && *lifecycle == state.OndemandLifecycle
 }
 
-func capacityTypes(in Input) []string {
-	if onDemand(in) {
-		return []string{capacityOnDemand}
-	}
-	return []string{capacitySpot, capacityOnDemand}
-}
+// sharedPools are the pools that teams share, by the size class of runs.
+var sharedPools = map[string]string{"s": "standard", "m": "standard", "l": "large", "xl": "xl"}
 
-func archOf(run state.Run) string {
-	if run.Arch != nil && *run.Arch == archARM64 {
-		return archARM64
-	}
-	return archAMD64
-}
-
-// class is the size of a run by which nodes are chosen.
-type class string
-
-const (
-	classSmall      class = "s"
-	classMedium     class = "m"
-	classLarge      class = "l"
-	classExtraLarge class = "xl"
-)
-
-// classOf goes by what was asked for, not by what memory kills taught: a run keeps its nodes when it grows, and every
-// attempt goes to the same ones.
-func classOf(in Input) class {
+// classOf returns the size class by which nodes are chosen. It depends on what was asked for, not on what memory kills
+// taught: a run keeps its nodes when it grows, and every attempt goes to the same ones.
+func classOf(in Input) string {
 	memory, cpu := adapter.AskedSize(executableOf(in), in.Run)
 	switch {
 	case cpu >= 30_000 || memory >= 234_000:
-		return classExtraLarge
-	case cpu >= 14_000 || memory >= 100_000:
-		return classLarge
-	case cpu >= 3_000 || memory >= 24_000:
-		return classMedium
-	}
-	return classSmall
-}
-
-// sharedPool is the pool, among those that teams share, for runs of a size.
-func sharedPool(c class) string {
-	switch c {
-	case classExtraLarge:
 		return "xl"
-	case classLarge:
-		return "large"
+	case cpu >= 14_000 || memory >= 100_000:
+		return "l"
+	case cpu >= 3_000 || memory >= 24_000:
+		return "m"
 	}
-	return "standard"
+	return "s"
 }
