@@ -6,13 +6,13 @@ import (
 	"os"
 
 	"github.com/stitchfix/flotilla-os/cli"
-	"github.com/stitchfix/flotilla-os/execution/engine/local"
+	"github.com/stitchfix/flotilla-os/execution/engine/local/shim"
 )
 
 func main() {
-	// A shim is started for each local run and must be quick: nothing of the service is set up for it.
-	if len(os.Args) > 1 && os.Args[1] == local.ShimCommand {
-		os.Exit(local.RunShim(os.Args[2:]))
+	// A shim starts for each local run and must be quick: nothing of the service is set up for it.
+	if len(os.Args) > 1 && os.Args[1] == shim.Command {
+		os.Exit(shim.Run(os.Args[2:]))
 	}
 	os.Exit(cli.Run(os.Args[1:], cli.Terminal{Environ: os.Environ(), Stdout: os.Stdout, Stderr: os.Stderr}))
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/stitchfix/flotilla-os/execution/adapter"
 	"github.com/stitchfix/flotilla-os/execution/engine"
 	"github.com/stitchfix/flotilla-os/execution/engine/local"
+	"github.com/stitchfix/flotilla-os/execution/engine/local/limits"
 	"github.com/stitchfix/flotilla-os/execution/worker"
 	"github.com/stitchfix/flotilla-os/flotilla"
 	"github.com/stitchfix/flotilla-os/metrics"
@@ -120,7 +121,7 @@ func New(ctx context.Context, c Config) (_ *Server, err error) {
 		s.local, err = local.New(local.Config{
 			ClusterName: cfg.Local.ClusterName, DataDir: cfg.Local.DataDir,
 			MemoryMB: cfg.Local.MemoryMB, CPUMillicores: cfg.Local.CPUMillicores,
-			LimitMode: local.Mode(cfg.Local.LimitMode), ContainerRuntime: cfg.Local.ContainerRuntime,
+			LimitMode: limits.Mode(cfg.Local.LimitMode), ContainerRuntime: cfg.Local.ContainerRuntime,
 			TerminateGrace: cfg.EKS.TerminateGrace,
 			LogRetention:   time.Duration(cfg.EKS.LogRetentionDays) * 24 * time.Hour,
 			Sizer:          sizer, Store: s.manager, Logger: s.logger,

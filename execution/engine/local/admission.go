@@ -5,51 +5,48 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/stitchfix/flotilla-os/state"
 )
-
-// amount is a share of the machine: memory in MB, cpu in millicores.
-type amount struct{ memory, cpu int64 }
-
-func (a amount) plus(b amount) amount  { return amount{a.memory + b.memory, a.cpu + b.cpu} }
-func (a amount) minus(b amount) amount { return amount{a.memory - b.memory, a.cpu - b.cpu} }
-func (a amount) within(b amount) bool  { return a.memory <= b.memory && a.cpu <= b.cpu }
 
 // ticket is one attempt on its way through admission.
 type ticket struct {
 	runID    string
 	attempt  int
 	queuedAt time.Time
-	request  amount
-	// explained: the row says that the run waits for capacity.
+	request  state.Size
+	// explained reports that the row says that the run waits for capacity.
 	explained bool
 }
 
-func (t ticket) before(other ticket) int {
+func (t ticket) compare(other ticket) int {
 	if c := t.queuedAt.Compare(other.queuedAt); c != 0 {
 		return c
 	}
 	return strings.Compare(t.runID, other.runID)
 }
 
-// admission decides which attempts may run at once: first come, first served. Who does not fit holds up everybody
-// behind him, because otherwise small runs would keep a big one waiting for ever.
+// admission decides which attempts may run at once. It is strict FIFO by the time of queueing, so small runs cannot
+// starve a large one.
 type admission struct {
-	capacity amount
+	capacity state.Size
 
 	mu      sync.Mutex
-	used    amount
+	used    state.Size
 	waiting []ticket
-	// active are the attempts that hold a share; accepting those whose acceptance is not known to be committed yet.
-	active    map[string]ticket
+	// active are the attempts that hold a share.
+	active map[string]ticket
+	// accepting are the runs whose acceptance is not known to be committed yet.
 	accepting map[string]bool
 }
 
-func newAdmission(capacity amount) *admission {
+func newAdmission(capacity state.Size) *admission {
 	return &admission{capacity: capacity, active: map[string]ticket{}, accepting: map[string]bool{}}
 }
 
-// announce registers an attempt whose acceptance is about to be committed. known: it is in here already. reserved: it
-// got its share and may start with the commit; asked for by immediate, granted where it fits and nobody waits.
+// announce registers an attempt whose acceptance is about to be committed. It returns known if admission has the run
+// already, and reserved if the attempt got its share and may start with the commit: immediate asks for that, and it is
+// granted if the attempt fits and none waits.
 func (a *admission) announce(t ticket, immediate bool) (known, reserved bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -57,14 +54,14 @@ func (a *admission) announce(t ticket, immediate bool) (known, reserved bool) {
 		return true, false
 	}
 	a.accepting[t.runID] = true
-	if immediate && len(a.waiting) == 0 && a.used.plus(t.request).within(a.capacity) {
+	if immediate && len(a.waiting) == 0 && a.fits(t) {
 		a.take(t)
 		return false, true
 	}
 	return false, false
 }
 
-// settle ends what announce began. Where the attempt is not reserved and wait is set, it joins the queue.
+// settle ends what announce began. With wait, the attempt joins the queue.
 func (a *admission) settle(t ticket, wait bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -74,7 +71,7 @@ func (a *admission) settle(t ticket, wait bool) {
 	}
 }
 
-// enqueueNew adds an attempt that nothing is known of; it answers false for one that is in here.
+// enqueueNew adds an attempt to the queue. It returns false if admission has the run already.
 func (a *admission) enqueueNew(t ticket) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -85,7 +82,8 @@ func (a *admission) enqueueNew(t ticket) bool {
 	return true
 }
 
-// resume gives an attempt whose start was committed its share, whether it fits or not; false for one that is in here.
+// resume gives an attempt whose start was committed its share, even if it does not fit. It returns false if admission
+// has the run already.
 func (a *admission) resume(t ticket) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -96,11 +94,11 @@ func (a *admission) resume(t ticket) bool {
 	return true
 }
 
-// next takes the first in the queue, if it fits now.
+// next takes the first attempt of the queue if it fits now.
 func (a *admission) next() (ticket, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if len(a.waiting) == 0 || !a.used.plus(a.waiting[0].request).within(a.capacity) {
+	if len(a.waiting) == 0 || !a.fits(a.waiting[0]) {
 		return ticket{}, false
 	}
 	t := a.waiting[0]
@@ -116,21 +114,20 @@ func (a *admission) release(runID string) {
 	delete(a.accepting, runID)
 	if t, ok := a.active[runID]; ok {
 		delete(a.active, runID)
-		a.used = a.used.minus(t.request)
+		a.used.Memory -= t.request.Memory
+		a.used.CPU -= t.request.CPU
 	}
-	a.waiting = slices.DeleteFunc(a.waiting, func(t ticket) bool { return t.runID == runID })
+	a.unqueue(runID)
 }
 
-// drop forgets a waiting attempt; it answers false where none waits.
+// drop forgets a waiting attempt. It returns false if none waits.
 func (a *admission) drop(runID string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	before := len(a.waiting)
-	a.waiting = slices.DeleteFunc(a.waiting, func(t ticket) bool { return t.runID == runID })
-	return len(a.waiting) < before
+	return a.unqueue(runID)
 }
 
-// get answers an active attempt.
+// get returns an active attempt.
 func (a *admission) get(runID string) (ticket, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -138,17 +135,11 @@ func (a *admission) get(runID string) (ticket, bool) {
 	return t, ok
 }
 
-// has says whether the run is in here, in whatever place.
+// has reports whether admission has the run, in whatever place.
 func (a *admission) has(runID string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.knows(runID)
-}
-
-// putBack returns an attempt that could not be started to its place in the queue.
-func (a *admission) putBack(t ticket) {
-	a.release(t.runID)
-	a.enqueueNew(t)
 }
 
 // ids lists the active attempts' runs and the first waiting ones.
@@ -165,40 +156,67 @@ func (a *admission) ids(waiting int) []string {
 	return ids
 }
 
-// explain answers up to limit waiting attempts whose rows do not say yet why they wait, and marks them.
-func (a *admission) explain(limit int) []ticket {
+// unexplained returns up to limit waiting attempts whose rows do not say yet why they wait.
+func (a *admission) unexplained(limit int) []ticket {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var found []ticket
-	for i := range a.waiting {
-		if len(found) < limit && !a.waiting[i].explained {
-			a.waiting[i].explained = true
-			found = append(found, a.waiting[i])
+	for _, t := range a.waiting {
+		if len(found) < limit && !t.explained {
+			found = append(found, t)
 		}
 	}
 	return found
 }
 
-// empty forgets everything: the next driver of the folder learns it from the database.
+// explained records that the row of a waiting attempt says why it waits.
+func (a *admission) explained(runID string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if i := a.position(runID); i >= 0 {
+		a.waiting[i].explained = true
+	}
+}
+
+// empty forgets everything. The next driver of the folder reads it from the database.
 func (a *admission) empty() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.used, a.waiting = amount{}, nil
+	a.used, a.waiting = state.Size{}, nil
 	clear(a.active)
 }
 
+// The following are called with mu held.
+
 func (a *admission) knows(runID string) bool {
 	_, active := a.active[runID]
-	return active || a.accepting[runID] ||
-		slices.ContainsFunc(a.waiting, func(t ticket) bool { return t.runID == runID })
+	return active || a.accepting[runID] || a.position(runID) >= 0
+}
+
+func (a *admission) position(runID string) int {
+	return slices.IndexFunc(a.waiting, func(t ticket) bool { return t.runID == runID })
+}
+
+func (a *admission) fits(t ticket) bool {
+	together := state.Size{Memory: a.used.Memory + t.request.Memory, CPU: a.used.CPU + t.request.CPU}
+	return together.Fits(a.capacity)
 }
 
 func (a *admission) take(t ticket) {
 	a.active[t.runID] = t
-	a.used = a.used.plus(t.request)
+	a.used.Memory += t.request.Memory
+	a.used.CPU += t.request.CPU
 }
 
 func (a *admission) enqueue(t ticket) {
-	at, _ := slices.BinarySearchFunc(a.waiting, t, ticket.before)
+	at, _ := slices.BinarySearchFunc(a.waiting, t, ticket.compare)
 	a.waiting = slices.Insert(a.waiting, at, t)
+}
+
+func (a *admission) unqueue(runID string) bool {
+	i := a.position(runID)
+	if i >= 0 {
+		a.waiting = slices.Delete(a.waiting, i, i+1)
+	}
+	return i >= 0
 }

@@ -6,10 +6,12 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+
+	"github.com/stitchfix/flotilla-os/state"
 )
 
 func makeTicket(second int, memory int64) ticket {
-	return ticket{runID: fmt.Sprintf("run-%d", second), queuedAt: time.Unix(int64(second), 0), request: amount{memory, 100}}
+	return ticket{runID: fmt.Sprintf("run-%d", second), queuedAt: time.Unix(int64(second), 0), request: state.Size{Memory: memory, CPU: 100}}
 }
 
 // admitted takes everything that may start now.
@@ -50,7 +52,7 @@ func TestAdmission(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			a := newAdmission(amount{1000, 1000})
+			a := newAdmission(state.Size{Memory: 1000, CPU: 1000})
 			for _, w := range c.waiting {
 				assert.True(t, a.enqueueNew(w))
 				assert.False(t, a.enqueueNew(w), "once")
@@ -66,7 +68,7 @@ func TestAdmission(t *testing.T) {
 
 func TestAdmissionAnnounced(t *testing.T) {
 	t.Parallel()
-	a := newAdmission(amount{1000, 1000})
+	a := newAdmission(state.Size{Memory: 1000, CPU: 1000})
 	known, reserved := a.announce(makeTicket(1, 600), true)
 	assert.False(t, known)
 	assert.True(t, reserved, "fits and nobody waits")
@@ -87,25 +89,16 @@ func TestAdmissionAnnounced(t *testing.T) {
 
 	a.release("run-1")
 	assert.Equal(t, []string{"run-2", "run-3"}, admitted(a))
-	assert.True(t, newAdmission(amount{}).resume(makeTicket(4, 500)), "what runs already has its share, fit or not")
+	assert.True(t, newAdmission(state.Size{}).resume(makeTicket(4, 500)), "what runs already has its share, fit or not")
 }
 
 func TestCapacityDefaultsToAShareOfTheMachine(t *testing.T) {
 	t.Parallel()
 	whole, err := capacityOf(0, 0)
 	assert.NoError(t, err)
-	assert.Positive(t, whole.memory)
-	assert.Positive(t, whole.cpu)
+	assert.Positive(t, whole.Memory)
+	assert.Positive(t, whole.CPU)
 	given, err := capacityOf(123, 456)
 	assert.NoError(t, err)
-	assert.Equal(t, amount{123, 456}, given)
-}
-
-func TestCapacityKnowsOfAContainersLimit(t *testing.T) {
-	t.Parallel()
-	root := makeTree(t, map[string]string{
-		"proc/self/mountinfo": mountinfo2, "proc/thread-self/cgroup": "0::/a/b\n",
-		"sys/fs/cgroup/a/b/memory.max": "max\n", "sys/fs/cgroup/a/memory.max": "2000000000\n",
-	})
-	assert.Equal(t, uint64(2_000_000_000), ownMemoryLimit(root))
+	assert.Equal(t, state.Size{Memory: 123, CPU: 456}, given)
 }

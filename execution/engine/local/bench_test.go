@@ -10,34 +10,6 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// BenchmarkStart measures from a prepared folder to "started" in it, the shim's own part of the way to RUNNING.
-func BenchmarkStart(b *testing.B) {
-	limits, err := ProbeLimits(ProbeConfig{Mode: ModeAuto, Name: "flotilla-bench"})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer limits.leave()
-	data := b.TempDir()
-	for i := range b.N {
-		b.StopTimer()
-		spec := Spec{RunID: "bench", Attempt: i, Argv: []string{"bash", "-l", "-cex", "true"}, MemoryLimitMB: 512, Limits: limits}
-		folder := AttemptFolder(data, spec.RunID, spec.Attempt)
-		b.StartTimer()
-		if err := folder.Prepare(spec); err != nil {
-			b.Fatal(err)
-		}
-		a, err := launch(ownProgram, folder)
-		b.StopTimer()
-		if err != nil {
-			b.Fatal(err)
-		}
-		if err := a.wait(b.Context()); err != nil {
-			b.Fatal(err)
-		}
-		b.StartTimer()
-	}
-}
-
 // BenchmarkRunning measures from Execute to the report of RUNNING, the engine's part of submitting a run; the rows are in
 // memory.
 func BenchmarkRunning(b *testing.B) {
@@ -48,7 +20,7 @@ func BenchmarkRunning(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer e.limits.leave()
+	defer e.limits.RemoveParents()
 	ctx, cancel := context.WithCancel(b.Context())
 	running := make(chan string, 1)
 	stopped := make(chan string, 1)
@@ -70,7 +42,7 @@ func BenchmarkRunning(b *testing.B) {
 		<-running
 		b.StopTimer()
 		<-stopped
-		for spareOf(e) == nil {
+		for e.launcher.SparePID() == 0 {
 			runtime.Gosched()
 		}
 		b.StartTimer()

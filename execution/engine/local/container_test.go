@@ -8,6 +8,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/stitchfix/flotilla-os/execution/engine/local/shim"
+	"github.com/stitchfix/flotilla-os/execution/engine/local/shim/shimtest"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -48,10 +50,10 @@ func TestRunInItsImage(t *testing.T) {
 		code        int64
 		reason      string
 	}{
-		"its own end":                     {"echo $A; exit 3", "false", 3, failureReason},
+		"its own end":                     {"echo $A; exit 3", "false", 3, shim.ReasonError},
 		"killed for memory":               {"exit 137", "true", 137, "OOMKilled"},
-		"its own 137":                     {"exit 137", "false", 137, failureReason},
-		"a child was killed, it survived": {"true", "true", 0, successReason},
+		"its own 137":                     {"exit 137", "false", 137, shim.ReasonError},
+		"a child was killed, it survived": {"true", "true", 0, shim.ReasonCompleted},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -66,7 +68,7 @@ func TestRunInItsImage(t *testing.T) {
 			got := awaitStatus(t, r, run, state.StatusStopped)
 			assert.Equal(t, c.code, *got.ExitCode)
 			assert.Equal(t, c.reason, *got.ExitReason)
-			calls := contentOf(filepath.Join(filepath.Dir(runtime), "calls"))
+			calls := shimtest.Content(filepath.Join(filepath.Dir(runtime), "calls"))
 			assert.Contains(t, calls, "--entrypoint bash --memory 256000000b --memory-swap 256000000b --cpus 0.250 --env A --env HOME=/h python:3 -l -cex "+c.script)
 			assert.Contains(t, calls, "rm --force flotilla-"+run.RunID+"-1")
 			assert.NotContains(t, calls, "secret", "values do not show in the process list")

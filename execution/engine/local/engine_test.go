@@ -4,14 +4,19 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/stitchfix/flotilla-os/execution/engine"
+	"github.com/stitchfix/flotilla-os/execution/engine/local/limits"
+	"github.com/stitchfix/flotilla-os/execution/engine/local/shim"
+	"github.com/stitchfix/flotilla-os/execution/engine/local/shim/shimtest"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -30,8 +35,8 @@ func TestRunGoesItsWay(t *testing.T) {
 	assert.NotNil(t, got.StartedAt)
 	assert.NotNil(t, got.FinishedAt)
 	assert.Contains(t, logOf(t, e, got), "+ echo hello\nhello\n+ exit 3\n")
-	eventually(t, "the work folder is removed", func() bool {
-		_, err := os.Stat(e.folder(run.RunID, 1).path(workFolder))
+	shimtest.Eventually(t, "the work folder is removed", func() bool {
+		_, err := os.Stat(e.folder(run.RunID, 1).WorkDir())
 		return errors.Is(err, os.ErrNotExist)
 	})
 	spec, err := e.folder(run.RunID, 1).ReadSpec()
@@ -52,7 +57,7 @@ func TestMemoryKillIsReported(t *testing.T) {
 	r := newRows()
 	e := makeEngine(t, t.TempDir(), r)
 	follow(t, e, r)
-	run := queuedRun(r, eat)
+	run := queuedRun(r, `perl -e '$x = "y" x 900_000_000; sleep 300'`)
 	execute(t, e, r, run)
 	got := awaitStatus(t, r, run, state.StatusStopped)
 	assert.Equal(t, state.ExitCodeOOM, *got.ExitCode)
@@ -84,7 +89,7 @@ func TestRunsWaitForCapacityInTheirOrder(t *testing.T) {
 	awaitStatus(t, r, first, state.StatusRunning)
 	execute(t, e, r, big)
 	execute(t, e, r, small)
-	eventually(t, "the row says why it waits", func() bool {
+	shimtest.Eventually(t, "the row says why it waits", func() bool {
 		reason := r.get(small.RunID).StatusReason
 		return reason != nil && strings.Contains(*reason, "waits for 10 MB")
 	})
@@ -105,14 +110,14 @@ func TestStoppedThroughAnotherServer(t *testing.T) {
 	running := queuedRun(r, "echo $$ >main; sleep 60", func(run *state.Run) { run.RequestedMemory = new(int64(1000)) })
 	waiting := queuedRun(r, "true", func(run *state.Run) { run.RequestedMemory = new(int64(1000)) })
 	execute(t, e, r, running)
-	main := pidIn(t, e.folder(running.RunID, 1), "main")
+	main := shimtest.PID(t, e.folder(running.RunID, 1), "main")
 	execute(t, e, r, waiting)
 	for _, run := range []state.Run{running, waiting} {
 		r.change(run.RunID, func(run *state.Run) { run.Status = state.StatusStopped })
 	}
-	eventually(t, "its process is ended", func() bool { return gone(main) })
-	eventually(t, "nothing is left of both", func() bool { return len(e.admission.ids(10)) == 0 })
-	assert.NoFileExists(t, e.folder(waiting.RunID, 1).path(startedFile))
+	shimtest.Eventually(t, "its process is ended", func() bool { return limits.Gone(main) })
+	shimtest.Eventually(t, "nothing is left of both", func() bool { return len(e.admission.ids(10)) == 0 })
+	assert.NoFileExists(t, filepath.Join(string(e.folder(waiting.RunID, 1)), "started.json"))
 }
 
 func TestAcceptanceDecides(t *testing.T) {
@@ -125,7 +130,7 @@ func TestAcceptanceDecides(t *testing.T) {
 		run := queuedRun(r, "true", func(run *state.Run) { run.Status = state.StatusStopped })
 		execute(t, e, r, run)
 		assert.False(t, e.admission.has(run.RunID))
-		assert.NoFileExists(t, e.folder(run.RunID, 1).path(startedFile))
+		assert.NoFileExists(t, filepath.Join(string(e.folder(run.RunID, 1)), "started.json"))
 	})
 	t.Run("an acceptance that was committed although it failed is found and executed once", func(t *testing.T) {
 		run := queuedRun(r, "echo once; sleep 0.2")
@@ -164,12 +169,12 @@ func TestManyRunsAtOnce(t *testing.T) {
 	for _, run := range runs {
 		got := awaitStatus(t, r, run, state.StatusStopped)
 		assert.Equal(t, int64(0), *got.ExitCode)
-		assert.Equal(t, "x\n", contentOf(e.folder(run.RunID, 1).path("starts")))
+		assert.Equal(t, "x\n", shimtest.Content(filepath.Join(string(e.folder(run.RunID, 1)), "starts")))
 	}
-	eventually(t, "all shares are given back", func() bool {
+	shimtest.Eventually(t, "all shares are given back", func() bool {
 		e.admission.mu.Lock()
 		defer e.admission.mu.Unlock()
-		return e.admission.used == amount{} && len(e.admission.accepting) == 0
+		return e.admission.used == state.Size{} && len(e.admission.accepting) == 0
 	})
 }
 
@@ -237,12 +242,12 @@ func TestOldRunsAreRemoved(t *testing.T) {
 	e := makeEngine(t, t.TempDir(), r, func(c *Config) { c.LogRetention = time.Hour })
 	f := &follower{Engine: e, logger: e.cfg.Logger}
 	old, young := e.folder("eks-old", 1), e.folder("eks-young", 1)
-	for _, folder := range []Folder{old, young} {
-		require.NoError(t, folder.Prepare(Spec{}))
+	for _, folder := range []shim.Folder{old, young} {
+		require.NoError(t, folder.Prepare(shim.Spec{}))
 	}
 	past := time.Now().Add(-2 * time.Hour)
 	require.NoError(t, os.Chtimes(string(old), past, past))
-	f.removeOld(t.Context())
+	require.NoError(t, f.removeOld(t.Context()))
 	assert.NoDirExists(t, string(old))
 	assert.DirExists(t, string(young))
 }
@@ -258,4 +263,33 @@ func TestCommandThatTheSystemRefusesEndsTheRun(t *testing.T) {
 	assert.Equal(t, state.ExitCodeNeverStarted, *got.ExitCode)
 	assert.Contains(t, *got.ExitReason, "cannot be started")
 	assert.Nil(t, got.StartedAt)
+}
+
+func TestSpareShim(t *testing.T) {
+	t.Parallel()
+	r := newRows()
+	e := makeEngine(t, t.TempDir(), r)
+	stop := follow(t, e, r)
+	shimtest.Eventually(t, "one is prepared", func() bool { return e.launcher.SparePID() != 0 })
+	spare := e.launcher.SparePID()
+
+	run := queuedRun(r, "true")
+	execute(t, e, r, run)
+	awaitStatus(t, r, run, state.StatusStopped)
+	started, err := e.folder(run.RunID, 1).ReadStarted()
+	require.NoError(t, err)
+	assert.Equal(t, spare, started.PID, "the spare one executed the run")
+
+	shimtest.Eventually(t, "the next one is prepared", func() bool { return e.launcher.SparePID() != 0 })
+	spare = e.launcher.SparePID()
+	require.NoError(t, unix.Kill(spare, unix.SIGKILL))
+	run = queuedRun(r, "true")
+	execute(t, e, r, run)
+	got := awaitStatus(t, r, run, state.StatusStopped)
+	assert.Equal(t, int64(0), *got.ExitCode, "a dead spare one costs a little time, not the run")
+
+	shimtest.Eventually(t, "the next one is prepared", func() bool { return e.launcher.SparePID() != 0 })
+	spare = e.launcher.SparePID()
+	stop()
+	assert.True(t, limits.Gone(spare), "no shim is left waiting")
 }

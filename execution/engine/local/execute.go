@@ -11,12 +11,16 @@ import (
 
 	"github.com/stitchfix/flotilla-os/execution/container"
 	"github.com/stitchfix/flotilla-os/execution/engine"
+	"github.com/stitchfix/flotilla-os/execution/engine/local/shim"
 	"github.com/stitchfix/flotilla-os/fault"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// Execute prepares the attempt's folder and commits the acceptance; where the run fits at once, the same commit holds
-// the intent to start it, and the follower starts it without a further look at the database.
+// noRuntime is the configuration's word for executing commands on the machine itself.
+const noRuntime = "none"
+
+// Execute prepares the attempt's folder and commits the acceptance. If the run fits at once, the same commit holds the
+// intent to start it, and the follower starts it without another look at the database.
 func (e *Engine) Execute(ctx context.Context, s engine.Submission) error {
 	spec, err := e.prepare(ctx, s)
 	if err != nil {
@@ -30,27 +34,32 @@ func (e *Engine) Execute(ctx context.Context, s engine.Submission) error {
 	fault.Point(fault.ExecutePrepared)
 	t := ticketOf(s.Run, spec)
 	known, reserved := e.admission.announce(t, e.driving.Load())
-	accepted, err := s.Accept(ctx, e.acceptance(spec, reserved))
+	acceptance := state.Acceptance{Size: t.request, Node: e.node}
+	acceptance.Limit = state.Size{Memory: spec.MemoryLimitMB, CPU: spec.CPULimitMillicores}
+	if reserved {
+		acceptance.InstanceID = e.node
+	}
+	accepted, err := s.Accept(ctx, acceptance)
+	if err == nil && accepted {
+		return e.hand(t, known, reserved)
+	}
+	// Nothing runs in the folder. It stays, because the claim's next holder may be using it already.
+	if !known {
+		e.admission.release(t.runID)
+	}
 	if err != nil {
-		e.abandon(t, known)
 		e.relist.Store(true) // the commit may have happened all the same
-		e.poke()
-		return fmt.Errorf("accepting the run: %w", err)
+		err = fmt.Errorf("accepting the run: %w", err)
 	}
-	if !accepted {
-		// Nothing runs in the folder; it stays, because the claim's next holder may be using it already.
-		e.abandon(t, known)
-		return nil
-	}
-	return e.hand(t, known, reserved)
+	e.poke()
+	return err
 }
 
 // hand passes an accepted attempt to whoever drives this folder.
 func (e *Engine) hand(t ticket, known, reserved bool) error {
+	defer e.poke()
 	if known {
-		// Someone else is handing it on, or was and failed: then the list finds it.
-		e.relist.Store(true)
-		e.poke()
+		e.relist.Store(true) // another call hands it on, or tried and failed: then the list finds it
 		return nil
 	}
 	if reserved {
@@ -59,57 +68,54 @@ func (e *Engine) hand(t ticket, known, reserved bool) error {
 		e.starts = append(e.starts, t)
 		e.startsMu.Unlock()
 		e.admission.settle(t, false)
-		e.poke()
 		return nil
 	}
 	fault.Point(fault.PendingCommitted)
 	if e.driving.Load() {
 		e.admission.settle(t, true)
-		e.poke()
 		return nil
 	}
 	e.admission.release(t.runID)
-	return e.leaveForDriver(t)
-}
-
-func (e *Engine) abandon(t ticket, known bool) {
-	if !known {
-		e.admission.release(t.runID)
-		e.poke()
+	// Another server drives this folder. If telling it fails, it finds the run in the database a little later.
+	path := filepath.Join(e.dataDir, incomingFolder, fmt.Sprintf("%s.%d", t.runID, t.attempt))
+	err := os.WriteFile(path+".tmp", fmt.Appendf(nil, "%d", t.queuedAt.UnixNano()), 0o600)
+	if err == nil {
+		err = os.Rename(path+".tmp", path)
 	}
+	if err != nil {
+		return fmt.Errorf("leaving the run to the driving server: %w", err)
+	}
+	return nil
 }
 
-// prepare makes the attempt's folder; one that is there from an earlier try is used as it is, sizes included.
-func (e *Engine) prepare(ctx context.Context, s engine.Submission) (Spec, error) {
+// prepare makes the attempt's folder. One that is there from an earlier try is used as it is, sizes included.
+func (e *Engine) prepare(ctx context.Context, s engine.Submission) (shim.Spec, error) {
 	run := s.Run
 	if run.RunID == "" || filepath.Base(run.RunID) != run.RunID || run.RunID == ".." {
-		return Spec{}, engine.Rejected{Reason: "The run's id cannot name a folder."}
+		return shim.Spec{}, engine.Rejected{Reason: "The run's id cannot name a folder."}
 	}
 	folder := e.folder(run.RunID, int(run.Attempt()))
 	spec, err := folder.ReadSpec()
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		if spec, err = e.specOf(ctx, s); err != nil {
-			return Spec{}, err
-		}
-	case err != nil:
-		return Spec{}, err
+	if errors.Is(err, fs.ErrNotExist) {
+		spec, err = e.specOf(ctx, s)
 	}
-	request := amount{spec.MemoryMB, spec.CPUMillicores}
-	if !request.within(e.admission.capacity) {
-		return Spec{}, engine.Rejected{Reason: fmt.Sprintf(
+	if err != nil {
+		return shim.Spec{}, err
+	}
+	if request, capacity := requestOf(spec), e.admission.capacity; !request.Fits(capacity) {
+		return shim.Spec{}, engine.Rejected{Reason: fmt.Sprintf(
 			"The run requests %d MB of memory and %d millicores of CPU, and can never fit in the capacity of cluster %s: %d MB and %d millicores.",
-			request.memory, request.cpu, e.cfg.ClusterName, e.admission.capacity.memory, e.admission.capacity.cpu)}
+			request.Memory, request.CPU, e.cfg.ClusterName, capacity.Memory, capacity.CPU)}
 	}
 	return spec, folder.Prepare(spec)
 }
 
-func (e *Engine) specOf(ctx context.Context, s engine.Submission) (Spec, error) {
+func (e *Engine) specOf(ctx context.Context, s engine.Submission) (shim.Spec, error) {
 	size, err := e.cfg.Sizer.Resources(ctx, s.Executable, s.Run)
 	if err != nil {
-		return Spec{}, fmt.Errorf("sizing the run: %w", err)
+		return shim.Spec{}, fmt.Errorf("sizing the run: %w", err)
 	}
-	spec := Spec{
+	spec := shim.Spec{
 		RunID: s.Run.RunID, Attempt: int(s.Run.Attempt()), Argv: container.Command(s.Run),
 		MemoryMB: size.Memory, CPUMillicores: size.CPU, MemoryLimitMB: size.Limit.Memory, CPULimitMillicores: size.Limit.CPU,
 		DeadlineSeconds: e.deadlineOf(s.Run), GraceSeconds: int64(e.cfg.TerminateGrace / time.Second), Limits: e.limits,
@@ -118,12 +124,13 @@ func (e *Engine) specOf(ctx context.Context, s engine.Submission) (Spec, error) 
 		spec.Env = append(spec.Env, v.Name+"="+v.Value)
 	}
 	if runtime := e.cfg.ContainerRuntime; runtime != "" && runtime != noRuntime {
-		spec = spec.inContainer(runtime, s.Run.Image)
+		spec = spec.InContainer(runtime, s.Run.Image)
 	}
 	return spec, nil
 }
 
-// deadlineOf is what is left of the run's deadline, which counts from its first attempt's start.
+// deadlineOf returns what is left of the run's deadline in seconds, at least 1, or 0 if it has none. The deadline counts
+// from the start of the run's first attempt.
 func (e *Engine) deadlineOf(run state.Run) int64 {
 	if run.ActiveDeadlineSeconds == nil || *run.ActiveDeadlineSeconds <= 0 {
 		return 0
@@ -135,36 +142,25 @@ func (e *Engine) deadlineOf(run state.Run) int64 {
 	return max(1, left)
 }
 
-func (e *Engine) acceptance(spec Spec, intent bool) state.Acceptance {
-	a := state.Acceptance{
-		Size:  state.Size{Memory: spec.MemoryMB, CPU: spec.CPUMillicores},
-		Limit: state.Size{Memory: spec.MemoryLimitMB, CPU: spec.CPULimitMillicores},
-		Node:  e.node,
-	}
-	if intent {
-		a.InstanceID = e.node
-	}
-	return a
+func requestOf(spec shim.Spec) state.Size {
+	return state.Size{Memory: spec.MemoryMB, CPU: spec.CPUMillicores}
 }
 
-func ticketOf(run state.Run, spec Spec) ticket {
-	t := ticket{runID: run.RunID, attempt: int(run.Attempt()), request: amount{spec.MemoryMB, spec.CPUMillicores}}
+func ticketOf(run state.Run, spec shim.Spec) ticket {
+	t := ticket{runID: run.RunID, attempt: int(run.Attempt()), request: requestOf(spec)}
 	if run.QueuedAt != nil {
 		t.queuedAt = *run.QueuedAt
 	}
 	return t
 }
 
-// leaveForDriver tells the server that drives this folder of a run that it now has. Where this fails, the driver finds
-// the run in the database a little later.
-func (e *Engine) leaveForDriver(t ticket) error {
-	body := fmt.Appendf(nil, "%d", t.queuedAt.UnixNano())
-	path := filepath.Join(e.dataDir, incomingFolder, fmt.Sprintf("%s.%d", t.runID, t.attempt))
-	if err := os.WriteFile(path+".tmp", body, 0o600); err != nil {
-		return fmt.Errorf("leaving the run to the driving server: %w", err)
+// Terminate ends what this node has of a run. A run of another node is that node's to end, which asks the database.
+func (e *Engine) Terminate(_ context.Context, run state.Run) error {
+	if run.ClaimedBy == nil || *run.ClaimedBy != e.node {
+		return nil
 	}
-	if err := os.Rename(path+".tmp", path); err != nil {
-		return fmt.Errorf("leaving the run to the driving server: %w", err)
+	if e.admission.drop(run.RunID) {
+		e.poke()
 	}
-	return nil
+	return shim.Terminate(e.folder(run.RunID, int(run.Attempt())))
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/stitchfix/flotilla-os/execution/adapter"
 	"github.com/stitchfix/flotilla-os/execution/engine"
+	"github.com/stitchfix/flotilla-os/execution/engine/local/shim/shimtest"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -201,7 +202,7 @@ func makeEngine(t *testing.T, dataDir string, store Store, change ...func(*Confi
 	}
 	e, err := New(cfg)
 	require.NoError(t, err)
-	t.Cleanup(func() { e.limits.leave() })
+	t.Cleanup(func() { e.limits.RemoveParents() })
 	return e
 }
 
@@ -224,7 +225,7 @@ func follow(t *testing.T, e *Engine, o engine.Observer) (stop func()) {
 
 func driving(t *testing.T, e *Engine) {
 	t.Helper()
-	eventually(t, "the engine drives its folder", e.driving.Load)
+	shimtest.Eventually(t, "the engine drives its folder", e.driving.Load)
 }
 
 // queuedRun adds a QUEUED run to the rows.
@@ -247,7 +248,7 @@ func execute(t *testing.T, e *Engine, r *rows, run state.Run) {
 
 func awaitStatus(t *testing.T, r *rows, run state.Run, status state.Status) state.Run {
 	t.Helper()
-	eventually(t, fmt.Sprintf("run %s %s", run.RunID, status), func() bool { return r.get(run.RunID).Status == status })
+	shimtest.Eventually(t, fmt.Sprintf("run %s %s", run.RunID, status), func() bool { return r.get(run.RunID).Status == status })
 	return r.get(run.RunID)
 }
 

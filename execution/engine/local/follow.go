@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
+	"github.com/gofrs/flock"
+
 	"github.com/stitchfix/flotilla-os/execution/engine"
+	"github.com/stitchfix/flotilla-os/execution/engine/local/shim"
 	"github.com/stitchfix/flotilla-os/fault"
 )
 
@@ -21,6 +23,8 @@ const (
 	relistInterval   = time.Minute
 	stoppedInterval  = time.Second
 	cleanInterval    = time.Hour
+	// failurePause is the time until a failed step of admission is tried again.
+	failurePause = time.Second
 	// storeTimeout bounds one call to the store: a database that hangs must not stop the rest.
 	storeTimeout = 10 * time.Second
 )
@@ -31,23 +35,32 @@ type follower struct {
 	observer engine.Observer
 	logger   *slog.Logger
 	group    sync.WaitGroup
-	mu       sync.Mutex
-	// supervised runs have a goroutine of their own.
-	supervised map[string]bool
+
+	mu sync.Mutex
+	// failing holds the tasks whose last try failed.
+	failing map[string]bool
 }
 
 // Follow starts what was admitted, attaches to what an earlier server left running, and reports both. One process per
 // data folder does this; another that shares the folder waits here until that one is gone.
 func (e *Engine) Follow(ctx context.Context, o engine.Observer) error {
-	lock, err := e.lockFolder(ctx)
-	if err != nil || lock == nil {
-		return err
+	lock := flock.New(filepath.Join(e.dataDir, driverLock))
+	taken, err := lock.TryLock()
+	if err == nil && !taken {
+		e.cfg.Logger.Info("another server drives this data folder, waiting to take over", "data_dir", e.dataDir)
+		_, err = lock.TryLockContext(ctx, lockRetry)
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("locking the data folder: %w", err)
 	}
 	defer func() { _ = lock.Close() }()
-	f := &follower{Engine: e, observer: o, logger: e.cfg.Logger, supervised: map[string]bool{}}
-	if err := e.limits.restore(); err != nil {
+	if err := e.limits.Restore(); err != nil {
 		return err
 	}
+	f := &follower{Engine: e, observer: o, logger: e.cfg.Logger, failing: map[string]bool{}}
 	e.driving.Store(true)
 	defer f.leave()
 	f.group.Go(func() { f.keepAlive(ctx) })
@@ -57,32 +70,12 @@ func (e *Engine) Follow(ctx context.Context, o engine.Observer) error {
 	return nil
 }
 
-// lockFolder answers nil where ctx ends first.
-func (e *Engine) lockFolder(ctx context.Context) (*os.File, error) {
-	ticks := time.NewTicker(lockRetry)
-	defer ticks.Stop()
-	for waiting := false; ; waiting = true {
-		lock, err := lockPath(filepath.Join(e.dataDir, driverLock))
-		if !errors.Is(err, errLocked) {
-			return lock, err
-		}
-		if !waiting {
-			e.cfg.Logger.Info("another server drives this data folder; waiting to take over", "data_dir", e.dataDir)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, nil
-		case <-ticks.C:
-		}
-	}
-}
-
-// leave waits for the goroutines, and forgets what the next follower learns from the database. Shims live on.
+// leave waits for the goroutines of the group and forgets what the next follower reads from the database. Shims live on.
 func (f *follower) leave() {
 	f.driving.Store(false)
 	f.group.Wait()
-	f.shims.dismiss()
-	f.limits.leave()
+	f.launcher.Close()
+	f.limits.RemoveParents()
 	f.admission.empty()
 	f.startsMu.Lock()
 	f.starts = nil
@@ -91,8 +84,21 @@ func (f *follower) leave() {
 
 // prepareShim has a shim waiting for the next run.
 func (f *follower) prepareShim() {
-	if err := f.shims.prepare(); err != nil {
-		f.logger.Warn("preparing a shim failed; the next run starts its own", "error", err)
+	f.report(context.Background(), "prepare a shim", f.launcher.Prepare())
+}
+
+// report logs the first failure of a task and its next success, not each try. It logs nothing once ctx has ended.
+func (f *follower) report(ctx context.Context, task string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case ctx.Err() != nil:
+	case err == nil && f.failing[task]:
+		delete(f.failing, task)
+		f.logger.Info("task of the local engine succeeds again", "task", task)
+	case err != nil && !f.failing[task]:
+		f.failing[task] = true
+		f.logger.Warn("task of the local engine failed, trying again", "task", task, "error", err)
 	}
 }
 
@@ -101,44 +107,27 @@ func (f *follower) admit(ctx context.Context) {
 	incoming, relist := time.NewTicker(incomingInterval), time.NewTicker(relistInterval)
 	defer incoming.Stop()
 	defer relist.Stop()
-	f.cleanCgroups()
+	f.removeCgroups()
 	f.relist.Store(true)
 	for ctx.Err() == nil {
-		f.admitOnce(ctx)
+		err := f.admitOnce(ctx)
+		f.report(ctx, "admit runs", err)
+		if err != nil {
+			engine.Pause(ctx, failurePause)
+			continue
+		}
 		select {
 		case <-ctx.Done():
 		case <-f.wake:
 		case <-incoming.C:
-			f.takeIncoming()
+			f.report(ctx, "take what other servers accepted", f.takeIncoming())
 		case <-relist.C:
 			f.relist.Store(true)
 		}
 	}
 }
 
-func (f *follower) admitOnce(ctx context.Context) {
-	f.takeStarts(ctx)
-	if f.relist.Swap(false) {
-		if err := f.list(ctx); err != nil && ctx.Err() == nil {
-			f.logger.Warn("listing this node's runs failed; trying again", "error", err)
-			f.relist.Store(true)
-		}
-	}
-	for ctx.Err() == nil {
-		t, ok := f.admission.next()
-		if !ok {
-			return
-		}
-		if err := f.commitStart(ctx, t); err != nil {
-			f.logger.Warn("committing a start failed; trying again", "run_id", t.runID, "error", err)
-			f.admission.putBack(t)
-			return // the ticker comes back
-		}
-	}
-}
-
-// takeStarts begins what Execute committed as started.
-func (f *follower) takeStarts(ctx context.Context) {
+func (f *follower) admitOnce(ctx context.Context) error {
 	f.startsMu.Lock()
 	starts := f.starts
 	f.starts = nil
@@ -146,9 +135,27 @@ func (f *follower) takeStarts(ctx context.Context) {
 	for _, t := range starts {
 		f.begin(ctx, t)
 	}
+	if f.relist.Swap(false) {
+		if err := f.list(ctx); err != nil {
+			f.relist.Store(true)
+			return fmt.Errorf("listing this node's runs: %w", err)
+		}
+	}
+	for ctx.Err() == nil {
+		t, ok := f.admission.next()
+		if !ok {
+			return nil
+		}
+		if err := f.commitStart(ctx, t); err != nil {
+			f.admission.release(t.runID)
+			f.admission.enqueueNew(t)
+			return fmt.Errorf("committing the start of run %s: %w", t.runID, err)
+		}
+	}
+	return nil
 }
 
-// commitStart records the intent and begins the run; one that is no longer ours to start is forgotten.
+// commitStart records the intent and begins the run. One that is no longer ours to start is forgotten.
 func (f *follower) commitStart(ctx context.Context, t ticket) error {
 	bounded, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
@@ -157,7 +164,7 @@ func (f *follower) commitStart(ctx context.Context, t ticket) error {
 		return err
 	}
 	if !ours {
-		// Stopped, most likely; but an earlier try may have been committed without our knowing, and the list tells.
+		// Most likely it was stopped. But an earlier try may have been committed without our knowing; the list tells.
 		f.admission.release(t.runID)
 		f.relist.Store(true)
 		return nil
@@ -167,52 +174,35 @@ func (f *follower) commitStart(ctx context.Context, t ticket) error {
 	return nil
 }
 
-// begin gives an admitted run its goroutine, once.
+// begin gives a run its goroutine, which ends with the run or with ctx. Admission gives each run to one caller.
 func (f *follower) begin(ctx context.Context, t ticket) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.supervised[t.runID] {
-		return
-	}
-	f.supervised[t.runID] = true
 	f.group.Go(func() { f.supervise(ctx, t) })
 }
 
-func (f *follower) ended(t ticket) {
-	f.mu.Lock()
-	delete(f.supervised, t.runID)
-	f.mu.Unlock()
-	f.admission.release(t.runID)
-	f.poke()
-}
-
-// keepAlive says that this node lives, ends what was stopped elsewhere, and tells why runs wait.
+// keepAlive records that this node lives, ends what was stopped elsewhere, and explains why runs wait.
 func (f *follower) keepAlive(ctx context.Context) {
 	beats, stopped, clean := time.NewTicker(engine.Heartbeat), time.NewTicker(stoppedInterval), time.NewTicker(cleanInterval)
 	defer beats.Stop()
 	defer stopped.Stop()
 	defer clean.Stop()
-	f.try(ctx, "heartbeat", f.heartbeat)
+	try := func(task string, do func(context.Context) error) {
+		bounded, cancel := context.WithTimeout(ctx, storeTimeout)
+		defer cancel()
+		f.report(ctx, task, do(bounded))
+	}
+	try("heartbeat", f.heartbeat)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-beats.C:
-			f.try(ctx, "heartbeat", f.heartbeat)
+			try("heartbeat", f.heartbeat)
 		case <-stopped.C:
-			f.try(ctx, "look for stopped runs", f.endStopped)
-			f.try(ctx, "tell why runs wait", f.explain)
+			try("end stopped runs", f.endStopped)
+			try("explain why runs wait", f.explain)
 		case <-clean.C:
-			f.removeOld(ctx)
+			f.report(ctx, "remove old runs", f.removeOld(ctx))
 		}
-	}
-}
-
-func (f *follower) try(ctx context.Context, task string, do func(context.Context) error) {
-	bounded, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	if err := do(bounded); err != nil && ctx.Err() == nil {
-		f.logger.Warn("a task of the local engine failed; trying again", "task", task, "error", err)
 	}
 }
 
@@ -227,12 +217,13 @@ func (f *follower) endStopped(ctx context.Context) error {
 		return nil
 	}
 	over, err := f.cfg.Store.StoppedAmong(ctx, ids)
-	if err != nil {
-		return err
-	}
-	var errs []error
+	errs := []error{err}
 	for _, id := range over {
-		errs = append(errs, f.end(id))
+		if t, active := f.admission.get(id); active {
+			errs = append(errs, shim.Terminate(f.folder(id, t.attempt)))
+		} else if f.admission.drop(id) {
+			f.poke()
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -243,11 +234,15 @@ const explainAtOnce = 50
 // explain writes into the rows of waiting runs why they wait.
 func (f *follower) explain(ctx context.Context) error {
 	var errs []error
-	for _, t := range f.admission.explain(explainAtOnce) {
-		reason := fmt.Sprintf("waits for %d MB of memory and %d millicores of CPU on cluster %s", t.request.memory, t.request.cpu, f.cfg.ClusterName)
+	for _, t := range f.admission.unexplained(explainAtOnce) {
+		reason := fmt.Sprintf("waits for %d MB of memory and %d millicores of CPU on cluster %s", t.request.Memory, t.request.CPU, f.cfg.ClusterName)
 		seen := engine.Observation{RunID: t.runID, Attempt: int64(t.attempt)}
 		seen.Update.StatusReason = &reason
-		errs = append(errs, f.observer.Observe(ctx, seen))
+		err := f.observer.Observe(ctx, seen)
+		if err == nil {
+			f.admission.explained(t.runID)
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/stitchfix/flotilla-os/execution/engine/local/limits"
+	"github.com/stitchfix/flotilla-os/execution/engine/local/shim"
+	"github.com/stitchfix/flotilla-os/execution/engine/local/shim/shimtest"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -35,8 +39,8 @@ func TestRestartAttaches(t *testing.T) {
 	r.mu.Unlock()
 	follow(t, after, r)
 	driving(t, after)
-	eventually(t, "the waiting one waits again", func() bool { return after.admission.has(waiting.RunID) })
-	require.NoError(t, os.WriteFile(filepath.Join(after.folder(run.RunID, 1).path(workFolder), "go"), nil, 0o600))
+	shimtest.Eventually(t, "the waiting one waits again", func() bool { return after.admission.has(waiting.RunID) })
+	require.NoError(t, os.WriteFile(filepath.Join(after.folder(run.RunID, 1).WorkDir(), "go"), nil, 0o600))
 	got := awaitStatus(t, r, run, state.StatusStopped)
 	assert.Equal(t, int64(4), *got.ExitCode)
 	assert.Equal(t, 1, strings.Count(logOf(t, after, got), "\nbegun\n"), "never a second start")
@@ -54,31 +58,32 @@ func TestWhatARestartFinds(t *testing.T) {
 		log     string
 	}{
 		"accepted, not yet committed to start: started": {
-			prepare: accepted(false), status: state.StatusStopped, code: new(int64(0)), reason: successReason, log: "\nexecuted\n"},
+			prepare: accepted(false), status: state.StatusStopped, code: new(int64(0)), reason: shim.ReasonCompleted, log: "\nexecuted\n"},
 		"committed to start, no shim: started": {
-			prepare: accepted(true), status: state.StatusStopped, code: new(int64(0)), reason: successReason, log: "\nexecuted\n"},
+			prepare: accepted(true), status: state.StatusStopped, code: new(int64(0)), reason: shim.ReasonCompleted, log: "\nexecuted\n"},
 		"a shim died before it wrote that it started: started": {
 			prepare: func(t *testing.T, e *Engine, r *rows, run state.Run) {
 				accepted(true)(t, e, r, run)
-				lock, err := e.folder(run.RunID, 1).lock()
-				require.NoError(t, err)
-				require.NoError(t, lock.Close())
-			}, status: state.StatusStopped, code: new(int64(0)), reason: successReason, log: "\nexecuted\n"},
+				lock := filepath.Join(string(e.folder(run.RunID, 1)), "lock")
+				require.NoError(t, os.WriteFile(lock, nil, 0o600))
+			}, status: state.StatusStopped, code: new(int64(0)), reason: shim.ReasonCompleted, log: "\nexecuted\n"},
 		"a shim died after it wrote that it started: lost, never a second start": {
 			prepare: func(t *testing.T, e *Engine, r *rows, run state.Run) {
 				accepted(true)(t, e, r, run)
-				require.NoError(t, e.folder(run.RunID, 1).write(startedFile, Started{PID: 1 << 22, BootID: "another"}))
+				body, err := json.Marshal(shim.Started{PID: 1 << 22, BootID: "another"})
+				require.NoError(t, err)
+				require.NoError(t, os.WriteFile(filepath.Join(string(e.folder(run.RunID, 1)), "started.json"), body, 0o600))
 			}, status: state.StatusStopped, reason: reasonLost},
 		"a result that was not reported: reported": {
 			prepare: func(t *testing.T, e *Engine, r *rows, run state.Run) {
 				accepted(true)(t, e, r, run)
-				ended(t, launched(t, e.folder(run.RunID, 1)))
-			}, status: state.StatusStopped, code: new(int64(0)), reason: successReason, log: "\nexecuted\n"},
+				shimtest.Ended(t, shimtest.Launch(t, e.folder(run.RunID, 1)))
+			}, status: state.StatusStopped, code: new(int64(0)), reason: shim.ReasonCompleted, log: "\nexecuted\n"},
 		"a shim that no one knows of: attached": {
 			prepare: func(t *testing.T, e *Engine, r *rows, run state.Run) {
 				accepted(true)(t, e, r, run)
-				launched(t, e.folder(run.RunID, 1))
-			}, status: state.StatusStopped, code: new(int64(0)), reason: successReason, log: "\nexecuted\n"},
+				shimtest.Launch(t, e.folder(run.RunID, 1))
+			}, status: state.StatusStopped, code: new(int64(0)), reason: shim.ReasonCompleted, log: "\nexecuted\n"},
 		"no folder and not committed to start: queued again": {
 			prepare: func(t *testing.T, e *Engine, r *rows, run state.Run) {
 				accepted(false)(t, e, r, run)
@@ -135,14 +140,14 @@ func TestShimKilledUnderAServer(t *testing.T) {
 	run := queuedRun(r, "echo $$ >main; sleep 60")
 	execute(t, e, r, run)
 	folder := e.folder(run.RunID, 1)
-	main := pidIn(t, folder, "main")
+	main := shimtest.PID(t, folder, "main")
 	started, err := folder.ReadStarted()
 	require.NoError(t, err)
 	require.NoError(t, unix.Kill(started.PID, unix.SIGKILL))
 	got := awaitStatus(t, r, run, state.StatusStopped)
 	assert.Nil(t, got.ExitCode)
 	assert.Equal(t, reasonLost, *got.ExitReason)
-	assert.True(t, gone(main), "what it left is killed first")
+	assert.True(t, limits.Gone(main), "what it left is killed first")
 }
 
 func TestTwoServersShareAFolder(t *testing.T) {
@@ -161,7 +166,7 @@ func TestTwoServersShareAFolder(t *testing.T) {
 	assert.False(t, second.driving.Load())
 	stop()
 	driving(t, second)
-	require.NoError(t, os.WriteFile(filepath.Join(first.folder(long.RunID, 1).path(workFolder), "go"), nil, 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(first.folder(long.RunID, 1).WorkDir(), "go"), nil, 0o600))
 	assert.Equal(t, int64(7), *awaitStatus(t, r, long, state.StatusStopped).ExitCode, "and takes over")
 }
 

@@ -6,49 +6,60 @@ import (
 	"fmt"
 	"os"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/stitchfix/flotilla-os/execution/engine"
+	"github.com/stitchfix/flotilla-os/execution/engine/local/shim"
 	"github.com/stitchfix/flotilla-os/fault"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// Delays between tries of what failed, doubled each time.
+// Pauses between tries of what failed, doubled each time.
 const (
-	firstDelay = 100 * time.Millisecond
-	lastDelay  = 15 * time.Second
+	firstPause = 100 * time.Millisecond
+	lastPause  = 15 * time.Second
 )
 
 // startedPoll is how often "started" is looked for in a folder whose shim is on its way to write it.
 const startedPoll = 5 * time.Millisecond
 
-// supervise goes with one run from the commit of its start to its end, or until ctx ends; its shim lives on then.
-func (f *follower) supervise(ctx context.Context, t ticket) {
-	for delay := firstDelay; ; delay = min(2*delay, lastDelay) {
-		over, err := f.advance(ctx, t)
-		if ctx.Err() != nil {
-			return
-		}
-		if over {
-			f.ended(t)
-			return
-		}
+// retry calls do, with growing pauses, until it succeeds or ctx ends. It logs the first failure only.
+func (f *follower) retry(ctx context.Context, step, runID string, do func() error) error {
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		err := do()
 		if err == nil {
-			delay = firstDelay
-			continue
+			return nil
 		}
-		f.logger.Warn("executing a run met a difficulty; trying again", "run_id", t.runID, "error", err)
-		if !engine.Pause(ctx, delay) {
-			return
+		if pause == firstPause && ctx.Err() == nil {
+			f.logger.Warn("step of a run failed, trying again", "run_id", runID, "step", step, "error", err)
+		}
+		if !engine.Pause(ctx, pause) {
+			return errors.Join(ctx.Err(), err)
 		}
 	}
 }
 
-// advance looks at the folder and does what is next; the folder alone decides (docs/crash-points.md). The lock is looked
-// at first: a result that is written later than the look is seen, because its shim holds the lock until then.
+// supervise takes one run from the commit of its start to its end, or until ctx ends; its shim lives on then.
+func (f *follower) supervise(ctx context.Context, t ticket) {
+	for over := false; !over; {
+		err := f.retry(ctx, "advance", t.runID, func() (err error) {
+			over, err = f.advance(ctx, t)
+			return err
+		})
+		if err != nil || ctx.Err() != nil {
+			return
+		}
+	}
+	f.admission.release(t.runID)
+	f.poke()
+}
+
+// advance looks at the folder and does what is next. The folder alone decides (docs/crash-points.md). It looks at the
+// lock first: a shim holds it until its result is written, so no result is missed.
 func (f *follower) advance(ctx context.Context, t ticket) (over bool, err error) {
 	folder := f.folder(t.runID, t.attempt)
-	living, err := attach(folder)
+	living, err := shim.Attach(folder)
 	if err != nil {
 		return false, err
 	}
@@ -61,23 +72,23 @@ func (f *follower) advance(ctx context.Context, t ticket) (over bool, err error)
 	}
 	if exit != nil {
 		fault.Point(fault.ExitSeen)
-		return true, f.finish(ctx, t, f.observed(t, *exit))
+		return true, f.finish(ctx, t, f.ended(t, *exit))
 	}
 	started, err := folder.ReadStarted()
 	if err != nil {
 		return false, err
 	}
 	if started != nil {
-		if err := removeLeftovers(ctx, folder); err != nil {
-			f.logger.Warn("removing what a lost run left behind failed", "run_id", t.runID, "error", err)
+		if err := shim.KillOrphans(ctx, folder); err != nil {
+			f.logger.Warn("cannot remove what a lost run left behind", "run_id", t.runID, "error", err)
 		}
-		f.logger.Warn("a run was lost with its host", "run_id", t.runID)
+		f.logger.Warn("run lost with its host", "run_id", t.runID)
 		return true, f.finish(ctx, t, f.lost(t))
 	}
 	return false, f.start(ctx, t)
 }
 
-// start starts the shim, in the limits of today: those of the spec may have gone with a reboot.
+// start starts the shim with the limits of today: those of the spec may have gone with a reboot.
 func (f *follower) start(ctx context.Context, t ticket) error {
 	folder := f.folder(t.runID, t.attempt)
 	spec, err := folder.ReadSpec()
@@ -90,7 +101,7 @@ func (f *follower) start(ctx context.Context, t ticket) error {
 			return err
 		}
 	}
-	living, err := f.shims.launch(folder)
+	living, err := f.launcher.Launch(folder)
 	if ctx.Err() == nil {
 		f.group.Go(f.prepareShim)
 	}
@@ -98,7 +109,7 @@ func (f *follower) start(ctx context.Context, t ticket) error {
 		fault.Point(fault.ProcessStarted)
 		return f.accompany(ctx, t, living)
 	}
-	// A shim that could not execute the command left a result, one that was second left everything to the first.
+	// A shim that could not execute the command left a result; one that came second left everything to the first.
 	if exit, _ := folder.ReadExit(); exit != nil {
 		return nil
 	}
@@ -109,9 +120,9 @@ func (f *follower) start(ctx context.Context, t ticket) error {
 }
 
 // accompany reports a living attempt as RUNNING and waits for its shim's end.
-func (f *follower) accompany(ctx context.Context, t ticket, living *attempt) error {
-	defer living.close()
-	started, err := f.awaitStarted(ctx, living.folder)
+func (f *follower) accompany(ctx context.Context, t ticket, living *shim.Process) error {
+	defer living.Close()
+	started, err := f.awaitStarted(ctx, living.Folder)
 	if err != nil || started == nil {
 		return err
 	}
@@ -120,11 +131,11 @@ func (f *follower) accompany(ctx context.Context, t ticket, living *attempt) err
 	if err := f.observe(ctx, seen); err != nil {
 		return err
 	}
-	return living.wait(ctx)
+	return living.Wait(ctx)
 }
 
-// awaitStarted answers nil where the shim ends before it writes "started".
-func (f *follower) awaitStarted(ctx context.Context, folder Folder) (*Started, error) {
+// awaitStarted returns nil if the shim ends before it writes "started".
+func (f *follower) awaitStarted(ctx context.Context, folder shim.Folder) (*shim.Started, error) {
 	for {
 		started, err := folder.ReadStarted()
 		if err != nil || started != nil {
@@ -145,19 +156,19 @@ func (f *follower) finish(ctx context.Context, t ticket, seen engine.Observation
 		return err
 	}
 	folder := f.folder(t.runID, t.attempt)
-	if spec, err := folder.ReadSpec(); err == nil && len(spec.Limits.existing(enclosureName(spec.RunID, spec.Attempt))) > 0 {
-		if err := removeLeftovers(ctx, folder); err != nil {
-			f.logger.Warn("removing a run's cgroups failed", "run_id", t.runID, "error", err)
+	if spec, err := folder.ReadSpec(); err == nil && slices.Contains(spec.Limits.Names(), spec.Name()) {
+		if err := shim.KillOrphans(ctx, folder); err != nil {
+			f.logger.Warn("cannot remove a run's cgroups", "run_id", t.runID, "error", err)
 		}
 	}
-	if err := os.RemoveAll(folder.path(workFolder)); err != nil {
-		f.logger.Warn("removing a run's work folder failed", "run_id", t.runID, "error", err)
+	if err := os.RemoveAll(folder.WorkDir()); err != nil {
+		f.logger.Warn("cannot remove a run's work folder", "run_id", t.runID, "error", err)
 	}
 	return nil
 }
 
-// observed turns a result into what is reported.
-func (f *follower) observed(t ticket, exit Exit) engine.Observation {
+// ended returns the observation of a result.
+func (f *follower) ended(t ticket, exit shim.Exit) engine.Observation {
 	seen := engine.Observation{RunID: t.runID, Attempt: int64(t.attempt), Status: state.StatusStopped}
 	seen.Update = state.RunUpdate{
 		ExitCode: new(int64(exit.ExitCode)), ExitReason: &exit.Reason, FinishedAt: &exit.FinishedAt, InstanceDNS: &f.host,
@@ -171,18 +182,21 @@ func (f *follower) observed(t ticket, exit Exit) engine.Observation {
 	return seen
 }
 
+// reasonLost is the exit reason of a run whose shim, or machine, died under it.
+const reasonLost = "lost with its host"
+
+// lost returns the observation of a run that left no result.
+func (f *follower) lost(t ticket) engine.Observation {
+	seen := engine.Observation{RunID: t.runID, Attempt: int64(t.attempt), Status: state.StatusStopped}
+	seen.Update.ExitReason, seen.Update.FinishedAt = new(reasonLost), new(f.cfg.Clock())
+	return seen
+}
+
 // observe reports until it is recorded, or ctx ends: what happened is not forgotten because the database is away.
 func (f *follower) observe(ctx context.Context, seen engine.Observation) error {
-	for delay := firstDelay; ; delay = min(2*delay, lastDelay) {
-		err := f.observer.Observe(ctx, seen)
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() == nil {
-			f.logger.Warn("a change was not recorded; trying again", "run_id", seen.RunID, "status", seen.Status, "error", err)
-		}
-		if !engine.Pause(ctx, delay) {
-			return errors.Join(ctx.Err(), fmt.Errorf("recording a change: %w", err))
-		}
+	err := f.retry(ctx, fmt.Sprintf("record %s", seen.Status), seen.RunID, func() error { return f.observer.Observe(ctx, seen) })
+	if err != nil {
+		return fmt.Errorf("recording a change: %w", err)
 	}
+	return nil
 }

@@ -12,41 +12,16 @@ import (
 
 	"github.com/stitchfix/flotilla-os/clients/logs"
 	"github.com/stitchfix/flotilla-os/execution/engine"
+	"github.com/stitchfix/flotilla-os/execution/engine/local/shim"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// Terminate ends what this node has of a run. A run of another node is that node's to end: it asks the database.
-func (e *Engine) Terminate(_ context.Context, run state.Run) error {
-	if run.ClaimedBy == nil || *run.ClaimedBy != e.node {
-		return nil
-	}
-	e.dropWaiting(run.RunID)
-	return terminate(e.folder(run.RunID, int(run.Attempt())))
-}
-
-// end is Terminate for a run of which only the id is known.
-func (e *Engine) end(runID string) error {
-	if t, active := e.admission.get(runID); active {
-		return terminate(e.folder(runID, t.attempt))
-	}
-	e.dropWaiting(runID)
-	return nil
-}
-
-func (e *Engine) dropWaiting(runID string) {
-	if e.admission.drop(runID) {
-		e.poke()
-	}
-}
-
-// Events tells what is known of the run's attempts, in the words that Kubernetes uses of containers.
+// Events returns what is known of the run's attempts, in the words that Kubernetes uses of containers.
 func (e *Engine) Events(_ context.Context, run state.Run) (state.PodEvents, error) {
 	events := state.PodEvents{}
 	for attempt := 1; attempt <= int(run.Attempt()); attempt++ {
 		folder := e.folder(run.RunID, attempt)
-		add := func(kind, reason, message string) {
-			events = append(events, state.PodEvent{EventType: kind, Reason: reason, Message: message, SourceObject: folder.name()})
-		}
+		source := fmt.Sprintf("%s/attempt-%d", run.RunID, attempt)
 		started, err := folder.ReadStarted()
 		if err != nil {
 			return nil, err
@@ -56,32 +31,32 @@ func (e *Engine) Events(_ context.Context, run state.Run) (state.PodEvents, erro
 			return nil, err
 		}
 		if started != nil && (exit == nil || !exit.NeverStarted) {
-			add("Normal", "Started", fmt.Sprintf("Started process %d on %s", started.PID, e.host))
-			events[len(events)-1].Timestamp = &started.StartedAt
+			events = append(events, state.PodEvent{
+				Timestamp: &started.StartedAt, EventType: "Normal", Reason: "Started",
+				Message: fmt.Sprintf("Started process %d on %s", started.PID, e.host), SourceObject: source,
+			})
 		}
-		if exit != nil {
-			add(exit.event())
-			events[len(events)-1].Timestamp = &exit.FinishedAt
+		if exit == nil {
+			continue
 		}
+		event := state.PodEvent{
+			Timestamp: &exit.FinishedAt, EventType: "Warning", Reason: shim.ReasonError,
+			Message: fmt.Sprintf("Ended with code %d: %s", exit.ExitCode, exit.Reason), SourceObject: source,
+		}
+		switch {
+		case exit.OOMKilled:
+			event.Reason = shim.ReasonOOM
+		case exit.NeverStarted:
+			event.Reason = "Failed"
+		case exit.ExitCode == 0:
+			event.EventType, event.Reason = "Normal", shim.ReasonCompleted
+		}
+		events = append(events, event)
 	}
 	return events, nil
 }
 
-func (x Exit) event() (kind, reason, message string) {
-	message = fmt.Sprintf("Ended with code %d: %s", x.ExitCode, x.Reason)
-	switch {
-	case x.OOMKilled:
-		return "Warning", oomReason, message
-	case x.NeverStarted:
-		return "Warning", "Failed", message
-	case x.ExitCode != 0:
-		return "Warning", failureReason, message
-	default:
-		return "Normal", successReason, message
-	}
-}
-
-// Manifest is the attempt's spec.
+// Manifest returns the attempt's spec, as YAML.
 func (e *Engine) Manifest(_ context.Context, run state.Run) ([]byte, error) {
 	spec, err := e.folder(run.RunID, int(run.Attempt())).ReadSpec()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -108,7 +83,7 @@ func (e *Engine) Logs(_ context.Context, run state.Run, q engine.LogQuery) (engi
 }
 
 // readLog reads a part of one attempt's log. ended reports that the attempt is known to have ended.
-func readLog(folder Folder, ended bool, offset, limit int64) (logs.Part, error) {
+func readLog(folder shim.Folder, ended bool, offset, limit int64) (logs.Part, error) {
 	if !ended {
 		// The end is read first: what an ended attempt wrote is in the file already.
 		exit, err := folder.ReadExit()

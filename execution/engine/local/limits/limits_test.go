@@ -1,4 +1,4 @@
-package local
+package limits
 
 import (
 	"os"
@@ -62,10 +62,10 @@ func TestCgroup2Limits(t *testing.T) {
 			t.Parallel()
 			limits, group := fakeAttempt2(t, nil)
 			limits.CPUQuota = c.quota
-			_, err := limits.enclose("a-1", Spec{MemoryLimitMB: c.memory, CPULimitMillicores: c.cpu})
+			_, err := limits.Enclose("a-1", c.memory, c.cpu)
 			require.NoError(t, err)
 			for file, want := range c.want {
-				assert.Equal(t, want, string(group.text(file)), file)
+				assert.Equal(t, want, group.text(file), file)
 			}
 		})
 	}
@@ -76,25 +76,25 @@ func TestCgroup2Usage(t *testing.T) {
 	cases := map[string]struct {
 		files map[string]string
 		final bool
-		want  usage
+		want  Usage
 	}{
 		"working set is what cannot be reclaimed at once": {
 			map[string]string{"memory.current": "300", "memory.stat": "anon 100\ninactive_file 120\nactive_file 30\n",
 				"cpu.stat": "usage_usec 1500\nuser_usec 1\n", "memory.events": "oom 1\noom_kill 0\n"},
-			false, usage{memory: 180, cpu: 1500 * time.Microsecond}},
+			false, Usage{Memory: 180, CPU: 1500 * time.Microsecond}},
 		"the counter of kills decides what is an OOM": {
-			map[string]string{"memory.events": "low 0\noom 3\noom_kill 1\noom_group_kill 1\n"}, false, usage{oom: true}},
+			map[string]string{"memory.events": "low 0\noom 3\noom_kill 1\noom_group_kill 1\n"}, false, Usage{OOM: true}},
 		"at the end the recorded peak without cache": {
 			map[string]string{"memory.current": "50", "memory.peak": "900", "memory.stat": "inactive_file 40\nactive_file 60\n"},
-			true, usage{memory: 800}},
+			true, Usage{Memory: 800}},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			limits, _ := fakeAttempt2(t, c.files)
-			inside, err := limits.enclose("a-1", Spec{})
+			enclosure, err := limits.Enclose("a-1", 0, 0)
 			require.NoError(t, err)
-			assert.Equal(t, c.want, inside.measure(c.final))
+			assert.Equal(t, c.want, enclosure.Measure(c.final))
 		})
 	}
 }
@@ -134,7 +134,7 @@ func TestProbeCgroup2(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			root := makeTree(t, c.files)
-			limits, err := ProbeLimits(ProbeConfig{Mode: ModeCgroup2, Name: "runs", Root: root, trial: func(Limits) error { return nil }})
+			limits, err := Probe(ProbeConfig{Mode: ModeCgroup2, Name: "runs", Root: root, trial: func(Limits) error { return nil }})
 			if c.err != "" {
 				require.ErrorIs(t, err, ErrModeUnavailable)
 				assert.ErrorContains(t, err, c.err)
@@ -142,9 +142,9 @@ func TestProbeCgroup2(t *testing.T) {
 			}
 			require.NoError(t, err)
 			assert.Equal(t, filepath.Join(root, c.parent), limits.Parents[""])
-			assert.Equal(t, "+cpu", string(cgroup(filepath.Join(root, c.parent)).text("cgroup.subtree_control")), "the last one handed down")
+			assert.Equal(t, "+cpu", cgroup(filepath.Join(root, c.parent)).text("cgroup.subtree_control"), "the last one handed down")
 			if c.parent == own+"runs" {
-				assert.Equal(t, "0", contentOf(filepath.Join(root, leaf)), "this process moved out of the way")
+				assert.Equal(t, "0", cgroup(root).text(leaf), "this process moved out of the way")
 			}
 		})
 	}
@@ -160,7 +160,7 @@ func TestProbeCgroup1(t *testing.T) {
 		"sys/fs/cgroup/memory m/inner/cgroup.procs":       "",
 		"sys/fs/cgroup/cpu,cpuacct/runs/cpu.cfs_quota_us": "-1",
 	})
-	limits, err := ProbeLimits(ProbeConfig{Mode: ModeCgroup1, Name: "runs", Root: root, trial: func(Limits) error { return nil }})
+	limits, err := Probe(ProbeConfig{Mode: ModeCgroup1, Name: "runs", Root: root, trial: func(Limits) error { return nil }})
 	require.NoError(t, err)
 	assert.Equal(t, map[string]string{
 		"memory":  filepath.Join(root, "sys/fs/cgroup/memory m/inner/runs"),
@@ -173,9 +173,18 @@ func TestProbeCgroup1(t *testing.T) {
 func TestProbeAutoAndUnknown(t *testing.T) {
 	t.Parallel()
 	nothing := makeTree(t, map[string]string{"proc/self/mountinfo": "", "proc/thread-self/cgroup": ""})
-	limits, err := ProbeLimits(ProbeConfig{Mode: ModeAuto, Name: "runs", Root: nothing})
+	limits, err := Probe(ProbeConfig{Mode: ModeAuto, Name: "runs", Root: nothing})
 	require.NoError(t, err)
 	assert.Equal(t, ModeWatchdog, limits.Mode, "what always works")
-	_, err = ProbeLimits(ProbeConfig{Mode: "chains"})
+	_, err = Probe(ProbeConfig{Mode: "chains"})
 	require.ErrorContains(t, err, "use auto, cgroup2, cgroup1 or watchdog")
+}
+
+func TestOwnMemoryLimitOfAContainer(t *testing.T) {
+	t.Parallel()
+	root := makeTree(t, map[string]string{
+		"proc/self/mountinfo": mountinfo2, "proc/thread-self/cgroup": "0::/a/b\n",
+		"sys/fs/cgroup/a/b/memory.max": "max\n", "sys/fs/cgroup/a/memory.max": "2000000000\n",
+	})
+	assert.Equal(t, uint64(2_000_000_000), OwnMemoryLimit(root))
 }

@@ -1,0 +1,9 @@
+package shim_test
+
+import (
+	"testing"
+
+	"github.com/stitchfix/flotilla-os/execution/engine/local/shim/shimtest"
+)
+
+func TestMain(m *testing.M) { shimtest.Main(m) }
