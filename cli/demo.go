@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/stitchfix/flotilla-os/api"
 	"github.com/stitchfix/flotilla-os/clients/postgres"
 	"github.com/stitchfix/flotilla-os/server"
 	"github.com/stitchfix/flotilla-os/state"
@@ -115,7 +116,7 @@ type demonstration struct {
 
 func (d *demonstration) tell(ctx context.Context, s server.Ready, out io.Writer) error {
 	d.url = s.URL
-	var definition state.Definition
+	var definition api.Definition
 	err := d.call(ctx, http.MethodPost, "/api/v6/task", map[string]any{
 		"alias": "sort", "group_name": "demo", "image": demoImage, "memory": demoMemory, "cpu": 256, "command": demoHeavy,
 	}, &definition)
@@ -131,7 +132,7 @@ func (d *demonstration) tell(ctx context.Context, s server.Ready, out io.Writer)
 	if err := expect("run 1", first, outcome{state.ExitCodeOOM, state.ReasonOOMKilled, demoMemory}); err != nil {
 		return err
 	}
-	d.bad(fmt.Sprintf("Run 1 got %d MB and was killed for memory: exit code %d, %s.", *first.Memory, *first.ExitCode, *first.ExitReason))
+	d.bad(fmt.Sprintf("Run 1 got %d MB and was killed for memory: exit code %d, %s.", *first.Memory, *first.ExitCode, first.ExitReason))
 
 	second, err := d.execute(ctx, definition, "")
 	if err != nil {
@@ -150,15 +151,15 @@ func (d *demonstration) tell(ctx context.Context, s server.Ready, out io.Writer)
 		return err
 	}
 	d.good(fmt.Sprintf("Run 3, another command under the same description, still got %d MB: it inherits nothing from strangers.", *third.Memory))
-	return d.show(ctx, []state.Run{first, second, third}, s, out)
+	return d.show(ctx, []api.Run{first, second, third}, s, out)
 }
 
 // show prints the runs, their hashes and sizes, the log of the second, and the
 // verification of the database.
-func (d *demonstration) show(ctx context.Context, runs []state.Run, s server.Ready, out io.Writer) error {
-	if *runs[0].CommandHash != *runs[1].CommandHash || *runs[0].CommandHash == *runs[2].CommandHash {
+func (d *demonstration) show(ctx context.Context, runs []api.Run, s server.Ready, out io.Writer) error {
+	if runs[0].CommandHash != runs[1].CommandHash || runs[0].CommandHash == runs[2].CommandHash {
 		return fmt.Errorf("hashes: runs 1 and 2 must share one and run 3 have its own: %s, %s, %s",
-			*runs[0].CommandHash, *runs[1].CommandHash, *runs[2].CommandHash)
+			runs[0].CommandHash, runs[1].CommandHash, runs[2].CommandHash)
 	}
 	fmt.Fprintln(d.out)
 	table := tabwriter.NewWriter(d.out, 0, 0, 3, ' ', 0)
@@ -168,12 +169,8 @@ func (d *demonstration) show(ctx context.Context, runs []state.Run, s server.Rea
 		if run.MaxMemoryUsed != nil {
 			peak = fmt.Sprintf("%d MB", *run.MaxMemoryUsed)
 		}
-		reason := ""
-		if run.ExitReason != nil {
-			reason = *run.ExitReason
-		}
 		fmt.Fprintf(table, "%d\t%s\t%s\t%d MB\t%s\t%d\t%s\n",
-			i+1, *run.CommandHash, run.Description, *run.Memory, peak, *run.ExitCode, reason)
+			i+1, run.CommandHash, run.Description, *run.Memory, peak, *run.ExitCode, run.ExitReason)
 	}
 	if err := table.Flush(); err != nil {
 		return err
@@ -197,10 +194,10 @@ type outcome struct {
 	memory   int64
 }
 
-func expect(name string, run state.Run, want outcome) error {
+func expect(name string, run api.Run, want outcome) error {
 	switch {
 	case run.ExitCode == nil || *run.ExitCode != want.exitCode,
-		want.reason != "" && (run.ExitReason == nil || *run.ExitReason != want.reason),
+		want.reason != "" && run.ExitReason != want.reason,
 		run.Memory == nil || *run.Memory != want.memory:
 		got, err := json.Marshal(run)
 		if err != nil {
@@ -212,20 +209,20 @@ func expect(name string, run state.Run, want outcome) error {
 }
 
 // execute submits a run and waits until it has stopped.
-func (d *demonstration) execute(ctx context.Context, definition state.Definition, command string) (state.Run, error) {
+func (d *demonstration) execute(ctx context.Context, definition api.Definition, command string) (api.Run, error) {
 	ctx, cancel := context.WithTimeout(ctx, demoPatience)
 	defer cancel()
 	body := map[string]any{"run_tags": map[string]string{"owner_id": "demo"}, "description": demoDescription}
 	if command != "" {
 		body["command"] = command
 	}
-	var run state.Run
+	var run api.Run
 	if err := d.call(ctx, http.MethodPut, "/api/v6/task/"+definition.DefinitionID+"/execute", body, &run); err != nil {
 		return run, err
 	}
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for !run.Status.Final() {
+	for run.Status != api.StatusStopped {
 		select {
 		case <-ctx.Done():
 			return run, fmt.Errorf("run %s is still %s: %w", run.RunID, run.Status, ctx.Err())

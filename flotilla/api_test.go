@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	_ "github.com/lib/pq" // the driver of api.db
+	_ "github.com/lib/pq" // the driver of testAPI.db
 	"github.com/stretchr/testify/require"
 
 	"github.com/stitchfix/flotilla-os/config"
@@ -25,9 +25,9 @@ import (
 	"github.com/stitchfix/flotilla-os/state/statetest"
 )
 
-// api is the HTTP API with the real services on a real database of its own;
+// testAPI is the HTTP API with the real services on a real database of its own;
 // only the clusters are made up.
-type api struct {
+type testAPI struct {
 	url     string
 	db      *sql.DB
 	manager *state.Manager
@@ -46,9 +46,9 @@ func (c *clock) Now() time.Time { return c.now }
 // noon is the time of the tests that want a certain one.
 var noon = time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
 
-func newAPI(t testing.TB, changes ...func(*flotilla.RouterConfig)) *api {
+func newAPI(t testing.TB, changes ...func(*flotilla.RouterConfig)) *testAPI {
 	t.Helper()
-	a := &api{engine: newCluster(), clock: &clock{now: noon}, client: &http.Client{}, document: openAPI(t)}
+	a := &testAPI{engine: newCluster(), clock: &clock{now: noon}, client: &http.Client{}, document: openAPI(t)}
 	var url string
 	a.manager, url = statetest.NewManager(t, func(c *state.ManagerConfig) {
 		c.Clock = a.clock.Now
@@ -69,7 +69,7 @@ func newAPI(t testing.TB, changes ...func(*flotilla.RouterConfig)) *api {
 }
 
 // serve starts a server with the services that a real one has.
-func (a *api) serve(t testing.TB, changes ...func(*flotilla.RouterConfig)) {
+func (a *testAPI) serve(t testing.TB, changes ...func(*flotilla.RouterConfig)) {
 	t.Helper()
 	cfg := a.routerConfig(t)
 	for _, change := range changes {
@@ -87,7 +87,7 @@ func (a *api) serve(t testing.TB, changes ...func(*flotilla.RouterConfig)) {
 	})
 }
 
-func (a *api) routerConfig(t testing.TB) flotilla.RouterConfig {
+func (a *testAPI) routerConfig(t testing.TB) flotilla.RouterConfig {
 	t.Helper()
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
 	clusters, err := services.NewClusterService(services.ClusterConfig{
@@ -136,12 +136,12 @@ type answer struct {
 }
 
 // call sends a request and holds the answer against the OpenAPI document.
-func (a *api) call(t testing.TB, method, path, body string) answer {
+func (a *testAPI) call(t testing.TB, method, path, body string) answer {
 	t.Helper()
 	return a.send(t, a.request(t, method, path, body))
 }
 
-func (a *api) request(t testing.TB, method, path, body string) *http.Request {
+func (a *testAPI) request(t testing.TB, method, path, body string) *http.Request {
 	t.Helper()
 	r, err := http.NewRequest(method, a.url+path, strings.NewReader(body))
 	require.NoError(t, err)
@@ -151,7 +151,7 @@ func (a *api) request(t testing.TB, method, path, body string) *http.Request {
 	return r
 }
 
-func (a *api) send(t testing.TB, r *http.Request) answer {
+func (a *testAPI) send(t testing.TB, r *http.Request) answer {
 	t.Helper()
 	response, err := a.client.Do(r)
 	require.NoError(t, err)
@@ -164,7 +164,7 @@ func (a *api) send(t testing.TB, r *http.Request) answer {
 }
 
 // ok sends a request that must succeed, and decodes the answer.
-func (a *api) ok(t testing.TB, method, path, body string) map[string]any {
+func (a *testAPI) ok(t testing.TB, method, path, body string) map[string]any {
 	t.Helper()
 	got := a.call(t, method, path, body)
 	require.Equal(t, http.StatusOK, got.status, "%s %s %s: %s", method, path, body, got.body)
@@ -191,7 +191,7 @@ func (a answer) failure(t testing.TB) string {
 }
 
 // insert stores rows as they stand in JSON, past everything that checks them.
-func (a *api) insert(t testing.TB, table string, rows json.RawMessage) {
+func (a *testAPI) insert(t testing.TB, table string, rows json.RawMessage) {
 	t.Helper()
 	// The name is one of ours.
 	query := `INSERT INTO ` + table + ` OVERRIDING SYSTEM VALUE SELECT * FROM jsonb_populate_recordset(NULL::` + table + `, $1)`
@@ -200,7 +200,7 @@ func (a *api) insert(t testing.TB, table string, rows json.RawMessage) {
 }
 
 // databaseTime is the time by the clock of the database.
-func (a *api) databaseTime(t testing.TB) (now time.Time) {
+func (a *testAPI) databaseTime(t testing.TB) (now time.Time) {
 	t.Helper()
 	require.NoError(t, a.db.QueryRow(`SELECT now()`).Scan(&now))
 	return now

@@ -1,21 +1,21 @@
 package flotilla
 
 import (
+	"maps"
 	"net/http"
+	"slices"
+	"time"
 
+	"github.com/stitchfix/flotilla-os/api"
 	"github.com/stitchfix/flotilla-os/state"
 )
-
-type clustersAnswer struct {
-	Clusters []state.Cluster `json:"clusters"`
-}
 
 func (e *endpoints) listClusters(w http.ResponseWriter, r *http.Request) error {
 	list, err := e.clusters.List(r.Context())
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, clustersAnswer{present(list)})
+	return writeJSON(w, api.ClusterList{Clusters: mapped(list, clusterAnswer)})
 }
 
 func (e *endpoints) getCluster(w http.ResponseWriter, r *http.Request) error {
@@ -23,55 +23,119 @@ func (e *endpoints) getCluster(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, cluster)
-}
-
-// clusterRequest is the body that creates or changes a cluster. A nil field
-// was not sent, or sent as null.
-type clusterRequest struct {
-	Name              *string              `json:"name"`
-	ClusterVersion    *string              `json:"cluster_version"`
-	Status            *state.ClusterStatus `json:"status"`
-	StatusReason      *string              `json:"status_reason"`
-	AllowedTiers      *[]string            `json:"allowed_tiers"`
-	Capabilities      *[]string            `json:"capabilities"`
-	Namespace         *string              `json:"namespace"`
-	Region            *string              `json:"region"`
-	EMRVirtualCluster *string              `json:"emr_virtual_cluster"`
-	SparkServerURI    *string              `json:"spark_server_uri"`
+	return writeJSON(w, clusterAnswer(&cluster))
 }
 
 func (e *endpoints) createCluster(w http.ResponseWriter, r *http.Request) error {
-	var body clusterRequest
-	if err := decodeBody(r, &body); err != nil {
+	var body api.ClusterRequest
+	if _, err := readJSON(w, r, &body); err != nil {
 		return err
 	}
-	err := e.clusters.Create(r.Context(), state.Cluster{
-		Name: valueOf(body.Name), ClusterVersion: valueOf(body.ClusterVersion), Status: valueOf(body.Status),
-		StatusReason: valueOf(body.StatusReason), AllowedTiers: valueOf(body.AllowedTiers),
-		Capabilities: valueOf(body.Capabilities), Namespace: valueOf(body.Namespace), Region: valueOf(body.Region),
-		EMRVirtualCluster: valueOf(body.EMRVirtualCluster), SparkServerURI: valueOf(body.SparkServerURI),
-	})
-	if err != nil {
+	if err := e.clusters.Create(r.Context(), clusterOf(body)); err != nil {
 		return err
 	}
-	return writeJSON(w, createdAnswer{true})
+	return writeJSON(w, api.Created{Created: true})
 }
 
 func (e *endpoints) updateCluster(w http.ResponseWriter, r *http.Request) error {
-	var body clusterRequest
-	if err := decodeBody(r, &body); err != nil {
+	var body api.ClusterRequest
+	sent, err := readJSON(w, r, &body)
+	if err != nil {
 		return err
 	}
-	if err := e.clusters.Update(r.Context(), pathParam(r, "cluster_id"), state.ClusterUpdate(body)); err != nil {
+	maps.DeleteFunc(sent, func(_ string, value any) bool { return value == nil })
+	update := state.ClusterUpdate{Cluster: clusterOf(body), Set: slices.Collect(maps.Keys(sent))}
+	if err := e.clusters.Update(r.Context(), pathParam(r, "cluster_id"), update); err != nil {
 		return err
 	}
-	return writeJSON(w, updatedAnswer{true})
+	return writeJSON(w, api.Updated{Updated: true})
 }
 
 func (e *endpoints) deleteCluster(w http.ResponseWriter, r *http.Request) error {
 	if err := e.clusters.Delete(r.Context(), pathParam(r, "cluster_id")); err != nil {
 		return err
 	}
-	return writeJSON(w, deletedAnswer{true})
+	return writeJSON(w, api.Deleted{Deleted: true})
+}
+
+func clusterAnswer(c *state.Cluster) api.Cluster {
+	return api.Cluster{
+		ID: c.ID, Name: c.Name, ClusterVersion: c.ClusterVersion, Status: string(c.Status), StatusReason: c.StatusReason,
+		StatusSince: utc(c.StatusSince), AllowedTiers: present(c.AllowedTiers), Capabilities: present(c.Capabilities),
+		UpdatedAt: utc(c.UpdatedAt), Namespace: c.Namespace, Region: c.Region,
+		EMRVirtualCluster: c.EMRVirtualCluster, SparkServerURI: c.SparkServerURI,
+	}
+}
+
+func clusterOf(c api.ClusterRequest) state.Cluster {
+	return state.Cluster{
+		Name: c.Name, ClusterVersion: c.ClusterVersion, Status: state.ClusterStatus(c.Status), StatusReason: c.StatusReason,
+		AllowedTiers: c.AllowedTiers, Capabilities: c.Capabilities, Namespace: c.Namespace, Region: c.Region,
+		EMRVirtualCluster: c.EMRVirtualCluster, SparkServerURI: c.SparkServerURI,
+	}
+}
+
+// utc returns t in UTC, as every time of an answer is.
+func utc(t *time.Time) *time.Time {
+	if t == nil {
+		return nil
+	}
+	return new(t.UTC())
+}
+
+func (e *endpoints) listWorkers(w http.ResponseWriter, r *http.Request) error {
+	list, err := e.workers.List(r.Context())
+	return writeWorkers(w, list, err)
+}
+
+func (e *endpoints) getWorker(w http.ResponseWriter, r *http.Request) error {
+	worker, err := e.workers.Get(r.Context(), state.WorkerType(pathParam(r, "worker_type")))
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, workerAnswer(&worker))
+}
+
+func (e *endpoints) updateWorker(w http.ResponseWriter, r *http.Request) error {
+	var body api.WorkerRequest
+	if _, err := readJSON(w, r, &body); err != nil {
+		return err
+	}
+	if body.CountPerInstance == nil {
+		return errNoCount
+	}
+	worker, err := e.workers.Update(r.Context(), state.WorkerType(pathParam(r, "worker_type")), *body.CountPerInstance)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, workerAnswer(&worker))
+}
+
+func (e *endpoints) updateWorkers(w http.ResponseWriter, r *http.Request) error {
+	var body []api.WorkerRequest
+	if _, err := readJSON(w, r, &body); err != nil {
+		return err
+	}
+	workers := make([]state.Worker, len(body))
+	for i, b := range body {
+		if b.CountPerInstance == nil {
+			return errNoCount
+		}
+		workers[i] = state.Worker{WorkerType: state.WorkerType(b.WorkerType), CountPerInstance: *b.CountPerInstance}
+	}
+	list, err := e.workers.UpdateAll(r.Context(), workers)
+	return writeWorkers(w, list, err)
+}
+
+var errNoCount = state.Malformedf("the field count_per_instance is missing")
+
+func writeWorkers(w http.ResponseWriter, list []state.Worker, err error) error {
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, api.WorkerList{Total: len(list), Workers: mapped(list, workerAnswer)})
+}
+
+func workerAnswer(w *state.Worker) api.Worker {
+	return api.Worker{WorkerType: string(w.WorkerType), CountPerInstance: w.CountPerInstance, Engine: w.Engine}
 }

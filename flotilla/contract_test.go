@@ -70,7 +70,7 @@ var tables = []string{
 }
 
 // seed fills the database with the rows of the contract.
-func (a *api) seed(t testing.TB) {
+func (a *testAPI) seed(t testing.TB) {
 	t.Helper()
 	raw, err := os.ReadFile(filepath.Join(contractDir, "rows.json"))
 	require.NoError(t, err)
@@ -86,7 +86,7 @@ func (a *api) seed(t testing.TB) {
 
 // reset makes the database what it was before the first case. The services
 // are new too: they remember clusters for a while.
-func (a *api) reset(t testing.TB) {
+func (a *testAPI) reset(t testing.TB) {
 	t.Helper()
 	_, err := a.db.Exec(`TRUNCATE ` + strings.Join(tables, ", ") + ` RESTART IDENTITY CASCADE`)
 	require.NoError(t, err)
@@ -140,7 +140,7 @@ func writeCase(t testing.TB, file string, golden contractCase) {
 	require.NoError(t, os.WriteFile(file, append(raw, '\n'), 0o644))
 }
 
-func (a *api) replay(t testing.TB, prefix string, request contractRequest) answer {
+func (a *testAPI) replay(t testing.TB, prefix string, request contractRequest) answer {
 	t.Helper()
 	r := a.request(t, request.Method, prefix+request.Path, string(request.Body))
 	for name, value := range request.Headers {

@@ -1,8 +1,14 @@
 package flotilla
 
 import (
+	"context"
+	"errors"
+	"maps"
 	"net/http"
+	"slices"
+	"strings"
 
+	"github.com/stitchfix/flotilla-os/api"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -15,52 +21,141 @@ func (e *endpoints) listDefinitions(w http.ResponseWriter, r *http.Request) erro
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, listAnswer{itemsName: "definitions", items: present(list.Definitions), total: list.Total, opts: opts}.members())
+	return writeList(w, "definitions", mapped(list.Definitions, definitionAnswer), api.Page{Total: list.Total}, opts)
 }
 
 func (e *endpoints) getDefinition(w http.ResponseWriter, r *http.Request) error {
 	definition, err := e.definitions.Get(r.Context(), pathParam(r, "definition_id"))
-	if err != nil {
-		return err
-	}
-	return writeJSON(w, definition)
+	return writeDefinition(w, definition, err)
 }
 
 func (e *endpoints) getDefinitionByAlias(w http.ResponseWriter, r *http.Request) error {
 	definition, err := e.definitions.GetByAlias(r.Context(), pathParam(r, "alias"))
-	if err != nil {
-		return err
-	}
-	return writeJSON(w, definition)
+	return writeDefinition(w, definition, err)
 }
 
 func (e *endpoints) createDefinition(w http.ResponseWriter, r *http.Request) error {
-	var body definitionRequest
-	if err := decodeBody(r, &body); err != nil {
+	var body api.Definition
+	if _, err := readJSON(w, r, &body); err != nil {
 		return err
 	}
-	definition, err := e.definitions.Create(r.Context(), body.definition())
-	if err != nil {
-		return err
-	}
-	return writeJSON(w, definition)
+	definition, err := e.definitions.Create(r.Context(), definitionOf(body))
+	return writeDefinition(w, definition, err)
 }
 
 func (e *endpoints) updateDefinition(w http.ResponseWriter, r *http.Request) error {
-	var body definitionRequest
-	if err := decodeBody(r, &body); err != nil {
-		return err
-	}
-	definition, err := e.definitions.Update(r.Context(), pathParam(r, "definition_id"), body.update())
+	var body api.Definition
+	sent, err := readJSON(w, r, &body)
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, definition)
+	// An empty text means unchanged, and what must be there cannot be cleared.
+	maps.DeleteFunc(sent, func(name string, value any) bool {
+		return value == "" || value == nil && (name == "alias" || name == "image")
+	})
+	definition, err := e.definitions.Update(r.Context(), pathParam(r, "definition_id"),
+		state.DefinitionUpdate{Definition: definitionOf(body), Set: slices.Collect(maps.Keys(sent))})
+	return writeDefinition(w, definition, err)
 }
 
+// deleteDefinition also reports success if the definition does not exist: what
+// the caller wants is the case.
 func (e *endpoints) deleteDefinition(w http.ResponseWriter, r *http.Request) error {
-	if err := e.definitions.Delete(r.Context(), pathParam(r, "definition_id")); err != nil {
+	err := e.definitions.Delete(r.Context(), pathParam(r, "definition_id"))
+	if missing := (state.MissingResource{}); err != nil && !errors.As(err, &missing) {
 		return err
 	}
-	return writeJSON(w, deletedAnswer{true})
+	return writeJSON(w, api.Deleted{Deleted: true})
+}
+
+func writeDefinition(w http.ResponseWriter, d state.Definition, err error) error {
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, definitionAnswer(&d))
+}
+
+func definitionAnswer(d *state.Definition) api.Definition {
+	return api.Definition{
+		DefinitionID: d.DefinitionID, GroupName: d.GroupName, Alias: d.Alias, Command: valueOf(d.Command), TaskType: d.TaskType,
+		RequiresDocker: d.RequiresDocker, TargetCluster: valueOf(d.TargetCluster), Image: d.Image,
+		Memory: d.Memory, CPU: d.CPU, GPU: d.GPU, EphemeralStorage: d.EphemeralStorage, Env: envAnswer(d.Env),
+		AdaptiveResourceAllocation: new(d.AdaptiveResourceAllocation == nil || *d.AdaptiveResourceAllocation),
+		Ports:                      d.Ports, Tags: d.Tags,
+	}
+}
+
+func definitionOf(d api.Definition) state.Definition {
+	return state.Definition{
+		GroupName: d.GroupName, Alias: d.Alias, Command: given(d.Command), TaskType: d.TaskType,
+		RequiresDocker: d.RequiresDocker, TargetCluster: given(d.TargetCluster), Image: d.Image,
+		Memory: d.Memory, CPU: d.CPU, GPU: d.GPU, EphemeralStorage: d.EphemeralStorage, Env: envOf(d.Env),
+		AdaptiveResourceAllocation: d.AdaptiveResourceAllocation, Ports: d.Ports, Tags: tagsOf(d.Tags),
+	}
+}
+
+// tagsOf drops empty tags: old databases hold them, and clients write back
+// what they read.
+func tagsOf(tags []string) []string {
+	return slices.DeleteFunc(slices.Clone(tags), func(tag string) bool { return strings.TrimSpace(tag) == "" })
+}
+
+func envAnswer(env state.EnvList) []api.EnvVar {
+	return mapped(env, func(v *state.EnvVar) api.EnvVar { return api.EnvVar(*v) })
+}
+
+func envOf(env []api.EnvVar) state.EnvList {
+	return mapped(env, func(v *api.EnvVar) state.EnvVar { return state.EnvVar(*v) })
+}
+
+// mapped converts a list; the result is never nil, so it is written as [].
+func mapped[From, To any](list []From, convert func(*From) To) []To {
+	out := make([]To, len(list))
+	for i := range list {
+		out[i] = convert(&list[i])
+	}
+	return out
+}
+
+// valueOf returns what p points to, or zero.
+func valueOf[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}
+
+// given returns nil for an empty text: clients send both for "not given".
+func given(text string) *string {
+	if text == "" {
+		return nil
+	}
+	return &text
+}
+
+func (e *endpoints) listGroups(w http.ResponseWriter, r *http.Request) error {
+	list, limit, offset, err := listNames(r, e.definitions.Groups)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, api.GroupList{Total: list.Total, Groups: present(list.Names), Limit: limit, Offset: offset})
+}
+
+func (e *endpoints) listTags(w http.ResponseWriter, r *http.Request) error {
+	list, limit, offset, err := listNames(r, e.definitions.Tags)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, api.TagList{Total: list.Total, Tags: present(list.Names), Limit: limit, Offset: offset})
+}
+
+func listNames(
+	r *http.Request, find func(ctx context.Context, limit, offset int, name string) (state.NameList, error),
+) (list state.NameList, limit, offset int, err error) {
+	query := r.URL.Query()
+	if limit, offset, err = pageOf(query); err != nil {
+		return list, 0, 0, err
+	}
+	list, err = find(r.Context(), limit, offset, query.Get("name"))
+	return list, limit, offset, err
 }

@@ -6,14 +6,16 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/stitchfix/flotilla-os/api"
 	"github.com/stitchfix/flotilla-os/config"
+	"github.com/stitchfix/flotilla-os/flotilla/auth"
 	"github.com/stitchfix/flotilla-os/metrics"
 	"github.com/stitchfix/flotilla-os/services"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// endpoints are the handlers of all routes; see the file named like the
-// resource. This one holds those that create runs.
+// endpoints holds the handlers of all routes, in files named like the
+// resources. This file holds the handlers that create runs.
 type endpoints struct {
 	definitions Definitions
 	executions  Executions
@@ -24,127 +26,148 @@ type endpoints struct {
 
 	http         config.HTTP
 	answerWithin time.Duration
-	tokens       []apiToken
-	// guarded: see RouterConfig.DevMode.
-	guarded bool
-	isReady readinessFunc
-	openapi []byte
-	metrics metrics.Client
-	logger  *slog.Logger
-	clock   func() time.Time
+	gate         *auth.Gate
+	isReady      readinessFunc
+	openapi      []byte
+	metrics      metrics.Client
+	logger       *slog.Logger
+	clock        func() time.Time
 }
 
-func newEndpoints(cfg RouterConfig) (*endpoints, error) {
-	if err := cfg.check(); err != nil {
-		return nil, err
-	}
-	tokens, err := parseTokens(cfg.HTTP.APITokens)
-	if err != nil {
-		return nil, err
-	}
-	document, err := openAPIDocument()
-	if err != nil {
-		return nil, err
-	}
-	return &endpoints{
-		definitions: cfg.Definitions, executions: cfg.Executions, templates: cfg.Templates,
-		logs: cfg.Logs, clusters: cfg.Clusters, workers: cfg.Workers,
-		http: cfg.HTTP, answerWithin: answerWithin(cfg.HTTP), tokens: tokens,
-		guarded: cfg.DevMode && len(tokens) == 0, isReady: cfg.Ready, openapi: document,
-		metrics: cfg.Metrics, logger: cfg.Logger, clock: cfg.Clock,
-	}, nil
-}
+// ownerV1 is the owner of every run that was created through v1.
+const ownerV1 = "v1-unknown"
 
 func (e *endpoints) executeV1(w http.ResponseWriter, r *http.Request) error {
-	var body launchV1
-	if err := decodeTaken(r, &body); err != nil {
+	var body api.LaunchV1
+	if err := readTaken(w, r, &body); err != nil {
 		return err
 	}
-	created, err := e.executions.CreateByDefinitionID(r.Context(), pathParam(r, "definition_id"), body.request())
-	return answerCreated(w, created, err)
+	return e.createRun(w, r, &state.ExecutionRequestCommon{
+		ClusterName: body.Cluster, OwnerID: ownerV1, Env: envOf(body.Env), Engine: new(state.EKSEngine), Tier: body.Tier,
+	})
 }
 
 func (e *endpoints) executeV2(w http.ResponseWriter, r *http.Request) error {
-	var body launchV2
-	if err := decodeTaken(r, &body); err != nil {
+	var body api.LaunchV2
+	if err := readTaken(w, r, &body); err != nil {
 		return err
 	}
-	request, err := body.request()
+	if body.RunTags.OwnerEmail == "" || body.RunTags.TeamName == "" {
+		return state.Malformedf("the fields run_tags.owner_email and run_tags.team_name are both needed")
+	}
+	common, err := executionRequest(api.LaunchFields{LaunchBasics: body.LaunchBasics}, body.RunTags.OwnerEmail)
 	if err != nil {
 		return err
 	}
-	created, err := e.executions.CreateByDefinitionID(r.Context(), pathParam(r, "definition_id"), request)
-	return answerCreated(w, created, err)
+	return e.createRun(w, r, common)
 }
 
-// definitionLaunch reads what a run of a definition is asked for with.
-func definitionLaunch(r *http.Request) (*state.DefinitionExecutionRequest, error) {
-	var body launchRequest
-	if err := decodeBody(r, &body); err != nil {
-		return nil, err
-	}
-	return body.request()
-}
-
+// execute serves v4 and v6, and execute by alias.
 func (e *endpoints) execute(w http.ResponseWriter, r *http.Request) error {
-	request, err := definitionLaunch(r)
+	var body api.Launch
+	if _, err := readJSON(w, r, &body); err != nil {
+		return err
+	}
+	if body.RunTags.OwnerID == "" {
+		return state.Malformedf("the field run_tags.owner_id is missing")
+	}
+	common, err := executionRequest(body.LaunchFields, body.RunTags.OwnerID)
 	if err != nil {
 		return err
+	}
+	return e.createRun(w, r, common)
+}
+
+// createRun creates a run of the definition that the path names by id or alias.
+func (e *endpoints) createRun(w http.ResponseWriter, r *http.Request, common *state.ExecutionRequestCommon) error {
+	request := &state.DefinitionExecutionRequest{ExecutionRequestCommon: common}
+	if alias := pathParam(r, "alias"); alias != "" {
+		created, err := e.executions.CreateByAlias(r.Context(), alias, request)
+		return writeCreated(w, created, err)
 	}
 	created, err := e.executions.CreateByDefinitionID(r.Context(), pathParam(r, "definition_id"), request)
-	return answerCreated(w, created, err)
-}
-
-func (e *endpoints) executeByAlias(w http.ResponseWriter, r *http.Request) error {
-	request, err := definitionLaunch(r)
-	if err != nil {
-		return err
-	}
-	created, err := e.executions.CreateByAlias(r.Context(), pathParam(r, "alias"), request)
-	return answerCreated(w, created, err)
-}
-
-// templateLaunch reads what a run of a template is asked for with.
-func templateLaunch(r *http.Request) (*state.TemplateExecutionRequest, error) {
-	var body templateLaunchRequest
-	if err := decodeBody(r, &body); err != nil {
-		return nil, err
-	}
-	return body.request()
+	return writeCreated(w, created, err)
 }
 
 func (e *endpoints) executeTemplate(w http.ResponseWriter, r *http.Request) error {
-	request, err := templateLaunch(r)
+	request, err := readTemplateLaunch(w, r)
 	if err != nil {
 		return err
 	}
 	created, err := e.templates.Execute(r.Context(), pathParam(r, "template_id"), request)
-	return answerCreated(w, created, err)
+	return writeCreated(w, created, err)
 }
 
 func (e *endpoints) executeTemplateVersion(w http.ResponseWriter, r *http.Request) error {
-	request, err := templateLaunch(r)
+	request, err := readTemplateLaunch(w, r)
 	if err != nil {
 		return err
 	}
 	name, version := pathParam(r, "template_name"), pathParam(r, "template_version")
 	created, err := e.templates.ExecuteVersion(r.Context(), name, version, request)
-	return answerCreated(w, created, err)
+	return writeCreated(w, created, err)
 }
 
-// warnAgent names us in Warning headers; 299 is their code for "miscellaneous,
-// persistent" (RFC 7234, section 5.5.7).
-const warnAgent = "299 flotilla "
+func readTemplateLaunch(w http.ResponseWriter, r *http.Request) (*state.TemplateExecutionRequest, error) {
+	var body api.TemplateLaunch
+	if _, err := readJSON(w, r, &body); err != nil {
+		return nil, err
+	}
+	if body.OwnerID == "" {
+		return nil, state.Malformedf("the field owner_id is missing")
+	}
+	common, err := executionRequest(body.LaunchFields, body.OwnerID)
+	if err != nil {
+		return nil, err
+	}
+	if body.ClusterName != "" {
+		common.ClusterName, common.ClusterRequired = body.ClusterName, true
+	}
+	return &state.TemplateExecutionRequest{
+		ExecutionRequestCommon: common, TemplatePayload: body.TemplatePayload, DryRun: body.DryRun,
+	}, nil
+}
 
-// maxWarning bounds a warning in bytes: it may repeat a name of any length.
-const maxWarning = 300
+// executionRequest converts what launch and template requests share.
+func executionRequest(b api.LaunchFields, owner string) (*state.ExecutionRequestCommon, error) {
+	spark, err := sparkOf(b.SparkExtension)
+	if err != nil {
+		return nil, err
+	}
+	return &state.ExecutionRequestCommon{
+		ClusterName: b.Cluster, OwnerID: owner, Env: envOf(b.Env), Command: b.Command,
+		Memory: b.Memory, CPU: b.CPU, GPU: b.GPU, EphemeralStorage: b.EphemeralStorage,
+		Engine: b.Engine, NodeLifecycle: given(b.NodeLifecycle), ActiveDeadlineSeconds: b.ActiveDeadlineSeconds,
+		SparkExtension: spark, Description: b.Description, CommandHash: b.CommandHash, IdempotenceKey: b.IdempotenceKey,
+		Arch: b.Arch, Labels: b.Labels, ServiceAccount: b.ServiceAccount, Tier: b.Tier,
+	}, nil
+}
 
-func answerCreated(w http.ResponseWriter, created services.Created, err error) error {
+func sparkOf(raw api.SparkExtension) (*state.SparkExtension, error) {
+	if len(raw) == 0 {
+		return nil, nil
+	}
+	var spark *state.SparkExtension
+	err := decodeInto(raw, &spark, "spark_extension")
+	return spark, err
+}
+
+// writeCreated answers a run that was created, with its warnings as headers.
+func writeCreated(w http.ResponseWriter, created services.Created, err error) error {
 	if err != nil {
 		return err
 	}
 	for _, warning := range created.Warnings {
-		w.Header().Add("Warning", warnAgent+strconv.QuoteToASCII(clipTo(warning, maxWarning)))
+		warn(w, warning)
 	}
-	return writeJSON(w, created.Run)
+	return writeJSON(w, runAnswer(&created.Run))
+}
+
+// maxWarning bounds a warning in bytes: it may repeat a name of any length.
+const maxWarning = 300
+
+// warn adds a Warning header. 299 is its code for "miscellaneous, persistent"
+// (RFC 7234, section 5.5.7).
+func warn(w http.ResponseWriter, warning string) {
+	w.Header().Add("Warning", "299 flotilla "+strconv.QuoteToASCII(clip(warning, maxWarning)))
 }

@@ -13,6 +13,3 @@ func Routes() []Route {
 	})
 	return list
 }
-
-// OpenAPIDocument is what GET /api/openapi.json answers.
-var OpenAPIDocument = openAPIDocument

@@ -17,7 +17,7 @@ const executeEmpty = "/api/v6/task/def-empty/execute"
 
 // launched runs a definition and returns the run's command hash, empty where
 // it has none, after holding it against what Postgres makes of the command.
-func (a *api) launched(t testing.TB, path string, body map[string]any) string {
+func (a *testAPI) launched(t testing.TB, path string, body map[string]any) string {
 	t.Helper()
 	if body["run_tags"] == nil && body["owner_id"] == nil {
 		body["run_tags"] = map[string]any{"owner_id": "ann"}

@@ -5,13 +5,9 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/stitchfix/flotilla-os/api"
 	"github.com/stitchfix/flotilla-os/services"
 )
-
-type logsAnswer struct {
-	Log      string `json:"log"`
-	LastSeen string `json:"last_seen"`
-}
 
 // Query parameters of the log.
 const (
@@ -51,7 +47,7 @@ func (e *endpoints) pageLog(w http.ResponseWriter, r *http.Request, request serv
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, logsAnswer(page))
+	return writeJSON(w, api.LogPage(page))
 }
 
 // streamLog answers the whole log as it is.

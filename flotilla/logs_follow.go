@@ -27,7 +27,7 @@ func (e *endpoints) followLog(w http.ResponseWriter, r *http.Request, request se
 		request.LastSeen = id
 	}
 	events := &eventStream{stream: newStream(w, typeEventStream)}
-	if err := events.send(": log of " + strings.ToValidUTF8(clip(runID), "") + "\n\n"); err != nil {
+	if err := events.send(": log of " + clip(runID, maxQuoted) + "\n\n"); err != nil {
 		return err
 	}
 	// A browser that is told nothing by its connection for long gives up.

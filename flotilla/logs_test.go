@@ -20,7 +20,7 @@ import (
 const logPath = "/api/v6/eks-child/logs"
 
 // stop ends a run as its cluster would.
-func (a *api) stop(t testing.TB, runID string) {
+func (a *testAPI) stop(t testing.TB, runID string) {
 	t.Helper()
 	moved, err := a.manager.MoveRun(context.Background(), runID, 1, state.StatusStopped, state.RunUpdate{ExitCode: new(int64(0))})
 	require.NoError(t, err)

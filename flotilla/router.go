@@ -1,3 +1,6 @@
+// Package flotilla is the HTTP API: routes, reading of requests and writing of
+// answers. What a request does is in package services, the wire types are in
+// package api, and package auth decides who may ask.
 package flotilla
 
 import (
@@ -5,16 +8,25 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"regexp"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
+	"github.com/go-chi/cors"
+	"github.com/google/uuid"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
+	"sigs.k8s.io/yaml"
 
+	"github.com/stitchfix/flotilla-os/api"
 	"github.com/stitchfix/flotilla-os/config"
+	"github.com/stitchfix/flotilla-os/flotilla/auth"
 	"github.com/stitchfix/flotilla-os/metrics"
+	"github.com/stitchfix/flotilla-os/state"
 )
 
 // RouterConfig is what the API needs to answer.
@@ -46,12 +58,25 @@ type RouterConfig struct {
 
 // NewRouter makes the handler of the whole HTTP API.
 func NewRouter(cfg RouterConfig) (http.Handler, error) {
-	e, err := newEndpoints(cfg)
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	gate, err := auth.NewGate(auth.Config{Tokens: cfg.HTTP.APITokens, DevMode: cfg.DevMode, ListenAddress: cfg.HTTP.ListenAddress})
 	if err != nil {
 		return nil, err
 	}
+	document, err := yaml.YAMLToJSON(api.OpenAPI)
+	if err != nil {
+		return nil, err
+	}
+	e := &endpoints{
+		definitions: cfg.Definitions, executions: cfg.Executions, templates: cfg.Templates,
+		logs: cfg.Logs, clusters: cfg.Clusters, workers: cfg.Workers,
+		http: cfg.HTTP, answerWithin: answerWithin(cfg.HTTP), gate: gate, isReady: cfg.Ready, openapi: document,
+		metrics: cfg.Metrics, logger: cfg.Logger, clock: cfg.Clock,
+	}
 	router := chi.NewRouter()
-	router.Use(requestID, e.cors(), routeOnEscapedPath, middleware.GetHead)
+	router.Use(requestID, cors.Handler(e.corsOptions()), routeOnSentPath, middleware.GetHead)
 	e.routes(func(versions, method, path string, h handler) {
 		for _, prefix := range prefixes(versions) {
 			router.Method(method, prefix+path, e.adapt(h))
@@ -120,7 +145,7 @@ func (e *endpoints) routes(add func(versions, method, path string, h handler)) {
 	put(v1, "/task/{definition_id}/execute", e.executeV1)
 	put(v2, "/task/{definition_id}/execute", e.executeV2)
 	put(v4v6, "/task/{definition_id}/execute", e.execute)
-	put(v1v6, "/task/alias/{alias}/execute", e.executeByAlias)
+	put(v1v6, "/task/alias/{alias}/execute", e.execute)
 
 	get(v1v6, "/history", e.listRuns)
 	get(v1v6, "/history/{run_id}", e.getRun)
@@ -159,4 +184,118 @@ func (e *endpoints) routes(add func(versions, method, path string, h handler)) {
 	get(v7, "/template/history/{run_id}", e.getRun)
 	get(v7, "/template/{template_id}/history/{run_id}", e.getRun)
 	del(v7, "/template/{template_id}/history/{run_id}", e.stopRun)
+}
+
+// prefixes lists where the routes of some versions begin.
+func prefixes(versions string) []string {
+	if versions == noVersion {
+		return []string{""}
+	}
+	var out []string
+	for version := range strings.FieldsSeq(versions) {
+		out = append(out, "/api/"+version)
+	}
+	return out
+}
+
+const requestIDHeader = "X-Request-Id"
+
+type requestIDKey struct{}
+
+// soundRequestID matches what is taken over as a request's id from a proxy.
+var soundRequestID = regexp.MustCompile(`^[A-Za-z0-9_.:/+=-]{1,128}$`)
+
+// requestID gives every request an id, in its answer and in the log.
+func requestID(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id := r.Header.Get(requestIDHeader)
+		if !soundRequestID.MatchString(id) {
+			id = uuid.NewString()
+		}
+		w.Header().Set(requestIDHeader, id)
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), requestIDKey{}, id)))
+	})
+}
+
+func requestIDOf(r *http.Request) string {
+	id, _ := r.Context().Value(requestIDKey{}).(string)
+	return id
+}
+
+// corsOptions lets web pages of the configured origins read the API. In dev
+// mode "*" means any page of this machine: otherwise every web page that the
+// user visits could submit jobs.
+func (e *endpoints) corsOptions() cors.Options {
+	options := cors.Options{
+		AllowedOrigins: e.http.CORSAllowedOrigins,
+		AllowedMethods: []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete},
+		AllowedHeaders: []string{"*"},
+		ExposedHeaders: []string{"Warning", requestIDHeader, "ETag", "Retry-After"},
+		MaxAge:         600,
+	}
+	switch {
+	case e.gate.Guarded() && slices.Contains(options.AllowedOrigins, "*"):
+		options.AllowedOrigins = nil
+		options.AllowOriginFunc = func(_ *http.Request, origin string) bool { return auth.IsLoopbackOrigin(origin) }
+	case len(options.AllowedOrigins) == 0:
+		// An empty list means any origin to the library.
+		options.AllowOriginFunc = func(*http.Request, string) bool { return false }
+	}
+	return options
+}
+
+var slashes = regexp.MustCompile(`//+`)
+
+// routeOnSentPath has routes chosen by the path as it was sent, so that a %2F
+// in a parameter separates nothing. Doubled slashes count as one.
+func routeOnSentPath(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		chi.RouteContext(r.Context()).RoutePath = slashes.ReplaceAllString(r.URL.EscapedPath(), "/")
+		next.ServeHTTP(w, r)
+	})
+}
+
+func notFound(_ http.ResponseWriter, r *http.Request) error {
+	return state.Missingf("there is nothing at %s %s; GET /api/openapi.json lists what there is", r.Method, clip(r.URL.Path, maxQuoted))
+}
+
+func methodNotAllowed(w http.ResponseWriter, r *http.Request) error {
+	var allowed []string
+	route := chi.RouteContext(r.Context())
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
+		if route.Routes.Match(chi.NewRouteContext(), method, route.RoutePath) {
+			allowed = append(allowed, method)
+		}
+	}
+	if len(allowed) == 0 {
+		return notFound(w, r)
+	}
+	list := strings.Join(allowed, ", ")
+	w.Header().Set("Allow", list)
+	return httpError{http.StatusMethodNotAllowed, "this path does not support " + clip(r.Method, maxQuoted) + ", but " + list}
+}
+
+type readinessFunc func(ctx context.Context) (map[string]string, error)
+
+// health reports that the process is alive; it looks at nothing else.
+func health(w http.ResponseWriter, _ *http.Request) error {
+	return writeJSON(w, api.Health{Status: "healthy", Message: "Service is up and running"})
+}
+
+// ready reports whether requests can be served: the database is reachable and
+// migrated.
+func (e *endpoints) ready(w http.ResponseWriter, r *http.Request) error {
+	details, err := e.isReady(r.Context())
+	if unavailable := (state.Unavailable{}); err != nil && !errors.As(err, &unavailable) {
+		return state.Unavailable{Err: err}
+	}
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	return writeJSON(w, api.Ready{Status: "ready", Details: details})
+}
+
+func (e *endpoints) openAPI(w http.ResponseWriter, _ *http.Request) error {
+	return writeBody(w, http.StatusOK, typeJSON, e.openapi)
 }

@@ -3,6 +3,7 @@ package flotilla
 import (
 	"net/http"
 
+	"github.com/stitchfix/flotilla-os/api"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -19,7 +20,7 @@ func (e *endpoints) listTemplates(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, listAnswer{itemsName: "templates", items: present(list.Templates), total: list.Total, opts: opts}.members())
+	return writeList(w, "templates", mapped(list.Templates, templateAnswer), api.Page{Total: list.Total}, opts)
 }
 
 func (e *endpoints) getTemplate(w http.ResponseWriter, r *http.Request) error {
@@ -27,50 +28,38 @@ func (e *endpoints) getTemplate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, template)
-}
-
-// templateRequest is the body that creates a template. Memory and storage in
-// MB, cpu in millicores.
-type templateRequest struct {
-	TemplateName               string        `json:"template_name"`
-	Schema                     state.Object  `json:"schema"`
-	CommandTemplate            string        `json:"command_template"`
-	Defaults                   state.Object  `json:"defaults"`
-	AvatarURI                  string        `json:"avatar_uri"`
-	Image                      string        `json:"image"`
-	Memory                     *int64        `json:"memory"`
-	CPU                        *int64        `json:"cpu"`
-	GPU                        *int64        `json:"gpu"`
-	EphemeralStorage           *int64        `json:"ephemeral_storage"`
-	Env                        state.EnvList `json:"env"`
-	AdaptiveResourceAllocation *bool         `json:"adaptive_resource_allocation"`
-	Ports                      []int64       `json:"ports"`
-	Tags                       []string      `json:"tags"`
-}
-
-func (b *templateRequest) template() state.Template {
-	return state.Template{
-		TemplateName: b.TemplateName, Schema: b.Schema, CommandTemplate: b.CommandTemplate,
-		Defaults: b.Defaults, AvatarURI: b.AvatarURI, Image: b.Image,
-		Memory: b.Memory, CPU: b.CPU, GPU: b.GPU, EphemeralStorage: b.EphemeralStorage,
-		Env: b.Env, AdaptiveResourceAllocation: b.AdaptiveResourceAllocation, Ports: b.Ports, Tags: b.Tags,
-	}
-}
-
-type templateCreatedAnswer struct {
-	DidCreate bool           `json:"did_create"`
-	Template  state.Template `json:"template"`
+	return writeJSON(w, templateAnswer(&template))
 }
 
 func (e *endpoints) createTemplate(w http.ResponseWriter, r *http.Request) error {
-	var body templateRequest
-	if err := decodeBody(r, &body); err != nil {
+	var body api.Template
+	if _, err := readJSON(w, r, &body); err != nil {
 		return err
 	}
-	template, created, err := e.templates.Create(r.Context(), body.template())
+	template, created, err := e.templates.Create(r.Context(), state.Template{
+		TemplateName: body.TemplateName, Schema: body.Schema, CommandTemplate: body.CommandTemplate,
+		Defaults: body.Defaults, AvatarURI: body.AvatarURI, Image: body.Image,
+		Memory: body.Memory, CPU: body.CPU, GPU: body.GPU, EphemeralStorage: body.EphemeralStorage, Env: envOf(body.Env),
+		AdaptiveResourceAllocation: body.AdaptiveResourceAllocation, Ports: body.Ports, Tags: tagsOf(body.Tags),
+	})
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, templateCreatedAnswer{created, template})
+	return writeJSON(w, api.TemplateCreated{DidCreate: created, Template: templateAnswer(&template)})
+}
+
+func templateAnswer(t *state.Template) api.Template {
+	return api.Template{
+		TemplateID: t.TemplateID, TemplateName: t.TemplateName, Version: t.Version, Schema: orEmpty(t.Schema),
+		CommandTemplate: t.CommandTemplate, Defaults: orEmpty(t.Defaults), AvatarURI: t.AvatarURI, Image: t.Image,
+		Memory: t.Memory, CPU: t.CPU, GPU: t.GPU, EphemeralStorage: t.EphemeralStorage, Env: envAnswer(t.Env),
+		AdaptiveResourceAllocation: t.AdaptiveResourceAllocation, Ports: t.Ports, Tags: t.Tags,
+	}
+}
+
+func orEmpty(o state.Object) map[string]any {
+	if o == nil {
+		return map[string]any{}
+	}
+	return o
 }

@@ -91,7 +91,8 @@ func (s *ClusterService) Create(ctx context.Context, c state.Cluster) error {
 		c.Status = state.ClusterActive
 	}
 	c.ID = ""
-	f.cluster(updateOf(c))
+	f.clusterStatus(c.Status)
+	f.cluster(c)
 	if err := f.err(); err != nil {
 		return err
 	}
@@ -106,7 +107,7 @@ func (s *ClusterService) Create(ctx context.Context, c state.Cluster) error {
 	return nil
 }
 
-// Update changes the fields of u that are set. Errors as of Create,
+// Update changes the fields that u names. Errors as of Create,
 // state.MissingResource, and state.ConflictingResource for a cluster of the
 // configuration.
 func (s *ClusterService) Update(ctx context.Context, id string, u state.ClusterUpdate) error {
@@ -114,18 +115,20 @@ func (s *ClusterService) Update(ctx context.Context, id string, u state.ClusterU
 		return err
 	}
 	var f faults
-	if u.Name != nil && *u.Name == "" {
-		f.addf("name must not be empty")
+	for _, needed := range []struct{ field, value string }{{"name", u.Name}, {"region", u.Region}} {
+		if slices.Contains(u.Set, needed.field) && needed.value == "" {
+			f.addf("%s must not be empty", needed.field)
+		}
 	}
-	if u.Region != nil && *u.Region == "" {
-		f.addf("region must not be empty")
+	if slices.Contains(u.Set, "status") {
+		f.clusterStatus(u.Status)
 	}
-	f.cluster(u)
+	f.cluster(u.Cluster)
 	if err := f.err(); err != nil {
 		return err
 	}
-	if u.Name != nil {
-		if err := s.checkRename(ctx, id, *u.Name); err != nil {
+	if slices.Contains(u.Set, "name") {
+		if err := s.checkRename(ctx, id, u.Name); err != nil {
 			return err
 		}
 	}

@@ -34,8 +34,10 @@ func TestClustersOfConfigurationAndTable(t *testing.T) {
 	require.ErrorAs(t, b.clusters.Update(t.Context(), "cfg-mine", state.ClusterUpdate{}), &conflict)
 	require.ErrorAs(t, b.clusters.Delete(t.Context(), "cfg-mine"), &conflict)
 	require.ErrorAs(t, b.clusters.Create(t.Context(), state.Cluster{Name: "mine", Region: "r"}), &conflict)
-	require.ErrorAs(t, b.clusters.Update(t.Context(), list[1].ID, state.ClusterUpdate{Name: new("mine")}), &conflict)
-	require.NoError(t, b.clusters.Update(t.Context(), list[1].ID, state.ClusterUpdate{Name: new("both"), Status: new(state.ClusterActive)}))
+	require.ErrorAs(t, b.clusters.Update(t.Context(), list[1].ID, state.ClusterUpdate{Cluster: state.Cluster{Name: "mine"}, Set: state.Columns{"name"}}), &conflict)
+	require.NoError(t, b.clusters.Update(t.Context(), list[1].ID, state.ClusterUpdate{
+		Cluster: state.Cluster{Name: "both", Status: state.ClusterActive}, Set: state.Columns{"name", "status"},
+	}))
 }
 
 func TestClusterIDs(t *testing.T) {
@@ -45,7 +47,7 @@ func TestClusterIDs(t *testing.T) {
 		var missing state.MissingResource
 		_, err := b.clusters.Get(t.Context(), id)
 		assert.ErrorAs(t, err, &missing, id)
-		assert.ErrorAs(t, b.clusters.Update(t.Context(), id, state.ClusterUpdate{Region: new("r")}), &missing, id)
+		assert.ErrorAs(t, b.clusters.Update(t.Context(), id, state.ClusterUpdate{Cluster: state.Cluster{Region: "r"}, Set: state.Columns{"region"}}), &missing, id)
 		assert.ErrorAs(t, b.clusters.Delete(t.Context(), id), &missing, id)
 	}
 }
@@ -96,7 +98,9 @@ func TestMalformedClusters(t *testing.T) {
 			var malformed state.MalformedInput
 			require.ErrorAs(t, b.clusters.Create(t.Context(), k.cluster), &malformed)
 			assert.Contains(t, malformed.Message, k.want)
-			require.ErrorAs(t, b.clusters.Update(t.Context(), c.ID, updateOf(k.cluster)), &malformed)
+			require.ErrorAs(t, b.clusters.Update(t.Context(), c.ID, state.ClusterUpdate{
+				Cluster: k.cluster, Set: state.Columns{"name", "region", "status", "allowed_tiers", "capabilities"},
+			}), &malformed)
 		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"github.com/stitchfix/flotilla-os/state"
@@ -70,7 +71,12 @@ func (s *DefinitionService) Tags(ctx context.Context, limit, offset int, name st
 // with everything that is missing or wrong, state.ConflictingResource where
 // the alias is taken.
 func (s *DefinitionService) Create(ctx context.Context, d state.Definition) (state.Definition, error) {
-	if err := checkNewDefinition(d); err != nil {
+	var f faults
+	if missing := missingOf(named{"image", d.Image == ""}, named{"alias", d.Alias == ""}); missing != "" {
+		f.addf("a definition needs %s", missing)
+	}
+	f.definition(d)
+	if err := f.err(); err != nil {
 		return state.Definition{}, err
 	}
 	d.DefinitionID = state.NewDefinitionID(d.GroupName)
@@ -85,21 +91,21 @@ func (s *DefinitionService) Create(ctx context.Context, d state.Definition) (sta
 	return s.c.Store.GetDefinition(ctx, d.DefinitionID)
 }
 
-// Update changes the fields of u that are set. Errors as of Create, and
+// Update changes the fields that u names. Errors as of Create, and
 // state.MissingResource.
 func (s *DefinitionService) Update(ctx context.Context, id string, u state.DefinitionUpdate) (state.Definition, error) {
-	if err := checkDefinitionUpdate(u); err != nil {
+	var f faults
+	for _, needed := range []struct{ field, value string }{{"image", u.Image}, {"alias", u.Alias}} {
+		if slices.Contains(u.Set, needed.field) && strings.TrimSpace(needed.value) == "" {
+			f.addf("%s must not be empty", needed.field)
+		}
+	}
+	f.definition(u.Definition)
+	if err := f.err(); err != nil {
 		return state.Definition{}, err
 	}
-	if u.Env != nil {
-		u.Env = new(withoutReserved(*u.Env, s.c.OwnerIDVar))
-	}
-	if u.Ports != nil {
-		u.Ports = new(unique(*u.Ports))
-	}
-	if u.Tags != nil {
-		u.Tags = new(unique(*u.Tags))
-	}
+	u.Env = withoutReserved(u.Env, s.c.OwnerIDVar)
+	u.Ports, u.Tags = unique(u.Ports), unique(u.Tags)
 	d, err := s.c.Store.UpdateDefinition(ctx, id, u)
 	if err != nil {
 		return state.Definition{}, err
@@ -118,11 +124,8 @@ func (s *DefinitionService) Delete(ctx context.Context, id string) error {
 	return nil
 }
 
-func checkNewDefinition(d state.Definition) error {
-	var f faults
-	if missing := missingOf(named{"image", d.Image == ""}, named{"alias", d.Alias == ""}); missing != "" {
-		f.addf("a definition needs %s", missing)
-	}
+// definition checks the fields of a definition that are set.
+func (f *faults) definition(d state.Definition) {
 	f.text("image", d.Image, maxImage)
 	f.text("alias", d.Alias, maxName)
 	f.text("group_name", d.GroupName, maxName)
@@ -133,34 +136,6 @@ func checkNewDefinition(d state.Definition) error {
 	f.command(d.Command, d.Env)
 	f.ports(d.Ports)
 	f.tags(d.Tags)
-	return f.err()
-}
-
-func checkDefinitionUpdate(u state.DefinitionUpdate) error {
-	var f faults
-	if u.Image != nil {
-		f.needText("image", *u.Image, maxImage)
-	}
-	if u.Alias != nil {
-		f.needText("alias", *u.Alias, maxName)
-	}
-	f.optionalText("group_name", u.GroupName, maxName)
-	f.optionalText("task_type", u.TaskType, maxName)
-	f.optionalText("target_cluster", u.TargetCluster, maxName)
-	f.sizes(u.Memory, u.CPU, u.GPU, u.EphemeralStorage)
-	var env state.EnvList
-	if u.Env != nil {
-		env = *u.Env
-	}
-	f.env(env)
-	f.command(u.Command, env)
-	if u.Ports != nil {
-		f.ports(*u.Ports)
-	}
-	if u.Tags != nil {
-		f.tags(*u.Tags)
-	}
-	return f.err()
 }
 
 // named is a field and whether it lacks.

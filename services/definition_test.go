@@ -79,10 +79,9 @@ func TestMalformedDefinitions(t *testing.T) {
 }
 
 func updateOfDefinition(d state.Definition) state.DefinitionUpdate {
-	return state.DefinitionUpdate{
-		Alias: &d.Alias, Image: &d.Image, GroupName: &d.GroupName, Command: d.Command, Memory: d.Memory, CPU: d.CPU,
-		GPU: d.GPU, EphemeralStorage: d.EphemeralStorage, Env: &d.Env, Ports: &d.Ports, Tags: &d.Tags,
-	}
+	return state.DefinitionUpdate{Definition: d, Set: state.Columns{
+		"alias", "image", "group_name", "command", "memory", "cpu", "gpu", "ephemeral_storage", "env", "ports", "tags",
+	}}
 }
 
 func TestUpdateAndDeleteDefinition(t *testing.T) {
@@ -90,7 +89,9 @@ func TestUpdateAndDeleteDefinition(t *testing.T) {
 	b := newBench(t)
 	d := b.definition(t, func(d *state.Definition) { d.Memory, d.Tags = new(int64(1)), []string{"t"} })
 	env := state.EnvList{{Name: "FLOTILLA_RUN_OWNER_ID", Value: "x"}, {Name: "B", Value: "2"}}
-	got, err := b.definitions.Update(t.Context(), d.DefinitionID, state.DefinitionUpdate{Image: new("alpine"), Env: &env})
+	got, err := b.definitions.Update(t.Context(), d.DefinitionID, state.DefinitionUpdate{
+		Definition: state.Definition{Image: "alpine", Env: env}, Set: state.Columns{"image", "env"},
+	})
 	require.NoError(t, err)
 	assert.Equal(t, "alpine", got.Image)
 	assert.Equal(t, state.EnvList{{Name: "B", Value: "2"}}, got.Env)

@@ -1,7 +1,6 @@
 package state
 
 import (
-	"encoding/json"
 	"time"
 
 	"github.com/lib/pq"
@@ -34,45 +33,28 @@ const ConfigClusterPrefix = "cfg-"
 // Cluster is a place where runs are executed. ID is a decimal number for rows
 // of cluster_state and ConfigClusterPrefix with the name for configured ones.
 type Cluster struct {
-	ID                string         `db:"id" json:"id"`
-	Name              string         `db:"name" json:"name"`
-	ClusterVersion    string         `db:"cluster_version" json:"cluster_version"`
-	Status            ClusterStatus  `db:"status" json:"status"`
-	StatusReason      string         `db:"status_reason" json:"status_reason"`
-	StatusSince       *time.Time     `db:"status_since" json:"status_since"`
-	AllowedTiers      pq.StringArray `db:"allowed_tiers" json:"allowed_tiers"`
-	Capabilities      pq.StringArray `db:"capabilities" json:"capabilities"`
-	UpdatedAt         *time.Time     `db:"updated_at" json:"updated_at"`
-	Namespace         string         `db:"namespace" json:"namespace"`
-	Region            string         `db:"region" json:"region"`
-	EMRVirtualCluster string         `db:"emr_virtual_cluster" json:"emr_virtual_cluster"`
-	SparkServerURI    string         `db:"spark_server_uri" json:"spark_server_uri"`
-	Driver            Driver         `db:"driver" json:"-"`
+	ID                string         `db:"id"`
+	Name              string         `db:"name"`
+	ClusterVersion    string         `db:"cluster_version"`
+	Status            ClusterStatus  `db:"status"`
+	StatusReason      string         `db:"status_reason"`
+	StatusSince       *time.Time     `db:"status_since"`
+	AllowedTiers      pq.StringArray `db:"allowed_tiers"`
+	Capabilities      pq.StringArray `db:"capabilities"`
+	UpdatedAt         *time.Time     `db:"updated_at"`
+	Namespace         string         `db:"namespace"`
+	Region            string         `db:"region"`
+	EMRVirtualCluster string         `db:"emr_virtual_cluster"`
+	SparkServerURI    string         `db:"spark_server_uri"`
+	Driver            Driver         `db:"driver"`
 }
 
-// MarshalJSON writes the REST resource "Cluster".
-func (c Cluster) MarshalJSON() ([]byte, error) {
-	type fields Cluster
-	if c.AllowedTiers == nil {
-		c.AllowedTiers = pq.StringArray{}
-	}
-	if c.Capabilities == nil {
-		c.Capabilities = pq.StringArray{}
-	}
-	c.StatusSince, c.UpdatedAt = utc(c.StatusSince), utc(c.UpdatedAt)
-	return json.Marshal(fields(c))
-}
-
-// ClusterUpdate changes a cluster; nil fields stay as they are.
+// ClusterUpdate changes the fields of a cluster that Set names by their
+// columns.
 type ClusterUpdate struct {
-	Name              *string
-	ClusterVersion    *string
-	Status            *ClusterStatus
-	StatusReason      *string
-	AllowedTiers      *[]string
-	Capabilities      *[]string
-	Namespace         *string
-	Region            *string
-	EMRVirtualCluster *string
-	SparkServerURI    *string
+	Cluster
+	Set Columns `db:"set"`
 }
+
+// Columns names the columns that an update sets.
+type Columns = pq.StringArray

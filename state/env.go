@@ -1,6 +1,10 @@
 package state
 
-import "database/sql/driver"
+import (
+	"bytes"
+	"database/sql/driver"
+	"encoding/json"
+)
 
 // EnvVar is one environment variable of a definition or a run.
 type EnvVar struct {
@@ -32,6 +36,23 @@ type Object map[string]any
 
 // Scan implements sql.Scanner.
 func (o *Object) Scan(src any) error { return scanJSON(o, src) }
+
+// UnmarshalJSON keeps numbers as they were sent, as json.Number: a command that is rendered from them holds the same
+// digits.
+func (o *Object) UnmarshalJSON(raw []byte) error {
+	// A second look at what cannot be an object names it rightly in the error.
+	if trimmed := bytes.TrimSpace(raw); len(trimmed) == 0 || trimmed[0] != '{' {
+		return json.Unmarshal(raw, (*map[string]any)(o))
+	}
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.UseNumber()
+	members := map[string]any{}
+	if err := decoder.Decode(&members); err != nil {
+		return err
+	}
+	*o = members
+	return nil
+}
 
 // Value implements driver.Valuer.
 func (o Object) Value() (driver.Value, error) { return valueJSON(map[string]any(o)) }

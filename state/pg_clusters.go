@@ -4,8 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 	"strconv"
-	"time"
 
 	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
@@ -115,61 +115,32 @@ func reserveClusterName(ctx context.Context, tx *sqlx.Tx, name string, except in
 	return err
 }
 
-// clusterChange is a ClusterUpdate as arguments of updateClusterSQL.
-type clusterChange struct {
-	ID                int64           `db:"id"`
-	Name              *string         `db:"name"`
-	ClusterVersion    *string         `db:"cluster_version"`
-	Status            *ClusterStatus  `db:"status"`
-	StatusReason      *string         `db:"status_reason"`
-	AllowedTiers      *pq.StringArray `db:"allowed_tiers"`
-	Capabilities      *pq.StringArray `db:"capabilities"`
-	Namespace         *string         `db:"namespace"`
-	Region            *string         `db:"region"`
-	EMRVirtualCluster *string         `db:"emr_virtual_cluster"`
-	SparkServerURI    *string         `db:"spark_server_uri"`
-	Now               time.Time       `db:"now"`
+// clusterSets assigns each column that an update may set. status_since is the
+// time of the last change, not that of the last update.
+var clusterSets = []string{
+	"name = :name", "cluster_version = :cluster_version",
+	"status = :status, status_since = CASE WHEN CAST(:status AS cluster_status) <> status THEN :updated_at ELSE status_since END",
+	"status_reason = :status_reason", "allowed_tiers = :allowed_tiers", "capabilities = :capabilities",
+	"namespace = :namespace", "region = :region", "emr_virtual_cluster = :emr_virtual_cluster",
+	"spark_server_uri = :spark_server_uri",
 }
 
-const updateClusterSQL = `
-UPDATE cluster_state SET
-	name = COALESCE(:name, name),
-	cluster_version = COALESCE(:cluster_version, cluster_version),
-	-- The time is that of the last change, not that of the last update.
-	status_since = CASE
-		WHEN CAST(:status AS cluster_status) <> status THEN :now
-		ELSE status_since
-	END,
-	status = COALESCE(CAST(:status AS cluster_status), status),
-	status_reason = COALESCE(:status_reason, status_reason),
-	allowed_tiers = COALESCE(:allowed_tiers, allowed_tiers),
-	capabilities = COALESCE(:capabilities, capabilities),
-	namespace = COALESCE(:namespace, namespace),
-	region = COALESCE(:region, region),
-	emr_virtual_cluster = COALESCE(:emr_virtual_cluster, emr_virtual_cluster),
-	spark_server_uri = COALESCE(:spark_server_uri, spark_server_uri),
-	updated_at = :now
-WHERE id = :id`
-
-// UpdateCluster changes the fields that u names.
+// UpdateCluster sets the fields that u names.
 func (m *Manager) UpdateCluster(ctx context.Context, id string, u ClusterUpdate) error {
 	number, err := clusterNumber(id)
 	if err != nil {
 		return err
 	}
-	change := clusterChange{
-		ID: number, Name: u.Name, ClusterVersion: u.ClusterVersion, Status: u.Status, StatusReason: u.StatusReason,
-		AllowedTiers: (*pq.StringArray)(u.AllowedTiers), Capabilities: (*pq.StringArray)(u.Capabilities),
-		Namespace: u.Namespace, Region: u.Region, EMRVirtualCluster: u.EMRVirtualCluster,
-		SparkServerURI: u.SparkServerURI, Now: m.clock(),
-	}
+	u.ID, u.UpdatedAt = id, new(m.clock())
+	u.AllowedTiers, u.Capabilities = orEmpty(u.AllowedTiers), orEmpty(u.Capabilities)
+	text := `UPDATE cluster_state SET updated_at = :updated_at` + assignments(clusterSets, u.Set) + ` WHERE id = CAST(:id AS bigint)`
 	return m.transact(ctx, func(tx *sqlx.Tx) error {
-		if u.Name != nil {
-			if err := reserveClusterName(ctx, tx, *u.Name, number); err != nil {
+		if slices.Contains(u.Set, "name") {
+			if err := reserveClusterName(ctx, tx, u.Name, number); err != nil {
 				return err
 			}
 		}
-		result, err := tx.NamedExecContext(ctx, updateClusterSQL, change)
+		result, err := tx.NamedExecContext(ctx, text, u)
 		if err != nil {
 			return err
 		}

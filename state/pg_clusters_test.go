@@ -39,7 +39,9 @@ func TestClusters(t *testing.T) {
 
 	created := now
 	now = now.Add(time.Hour)
-	require.NoError(t, s.UpdateCluster(t.Context(), sun.ID, state.ClusterUpdate{Namespace: new("other"), Status: new(state.ClusterActive)}))
+	require.NoError(t, s.UpdateCluster(t.Context(), sun.ID, state.ClusterUpdate{
+		Cluster: state.Cluster{Namespace: "other", Status: state.ClusterActive}, Set: state.Columns{"namespace", "status"},
+	}))
 	got, err := s.GetCluster(t.Context(), sun.ID)
 	require.NoError(t, err)
 	assert.True(t, got.StatusSince.Equal(created), "the status is what it was")
@@ -48,7 +50,8 @@ func TestClusters(t *testing.T) {
 	assert.Equal(t, sun, got, "what is absent stays")
 
 	require.NoError(t, s.UpdateCluster(t.Context(), sun.ID, state.ClusterUpdate{
-		Status: new(state.ClusterOffline), AllowedTiers: &[]string{}, StatusReason: new("broken"),
+		Cluster: state.Cluster{Status: state.ClusterOffline, StatusReason: "broken"},
+		Set:     state.Columns{"status", "allowed_tiers", "status_reason"},
 	}))
 	got, err = s.GetCluster(t.Context(), sun.ID)
 	require.NoError(t, err)
@@ -56,14 +59,14 @@ func TestClusters(t *testing.T) {
 	assert.Equal(t, state.ClusterOffline, got.Status)
 	assert.Empty(t, got.AllowedTiers)
 
-	require.ErrorAs(t, s.UpdateCluster(t.Context(), sun.ID, state.ClusterUpdate{Name: new("moon")}), &conflict)
-	require.NoError(t, s.UpdateCluster(t.Context(), sun.ID, state.ClusterUpdate{Name: new("sun")}))
+	require.ErrorAs(t, s.UpdateCluster(t.Context(), sun.ID, state.ClusterUpdate{Cluster: state.Cluster{Name: "moon"}, Set: state.Columns{"name"}}), &conflict)
+	require.NoError(t, s.UpdateCluster(t.Context(), sun.ID, state.ClusterUpdate{Cluster: state.Cluster{Name: "sun"}, Set: state.Columns{"name"}}))
 	require.NoError(t, s.DeleteCluster(t.Context(), sun.ID))
 	for _, id := range []string{sun.ID, "99999999999999999999", "abc", "", "cfg-local", "1; drop table task"} {
 		var missing state.MissingResource
 		_, err = s.GetCluster(t.Context(), id)
 		require.ErrorAs(t, err, &missing, id)
-		require.ErrorAs(t, s.UpdateCluster(t.Context(), id, state.ClusterUpdate{Namespace: new("x")}), &missing, id)
+		require.ErrorAs(t, s.UpdateCluster(t.Context(), id, state.ClusterUpdate{Cluster: state.Cluster{Namespace: "x"}, Set: state.Columns{"namespace"}}), &missing, id)
 		require.ErrorAs(t, s.DeleteCluster(t.Context(), id), &missing, id)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
@@ -137,66 +138,46 @@ func aliasTaken(err error, alias string) error {
 	return err
 }
 
-// definitionChange is a DefinitionUpdate as arguments of updateDefinitionSQL.
-type definitionChange struct {
-	DefinitionID               string   `db:"definition_id"`
-	GroupName                  *string  `db:"group_name"`
-	Alias                      *string  `db:"alias"`
-	Command                    *string  `db:"command"`
-	TaskType                   *string  `db:"task_type"`
-	RequiresDocker             *bool    `db:"requires_docker"`
-	TargetCluster              *string  `db:"target_cluster"`
-	Image                      *string  `db:"image"`
-	Memory                     *int64   `db:"memory"`
-	CPU                        *int64   `db:"cpu"`
-	GPU                        *int64   `db:"gpu"`
-	EphemeralStorage           *int64   `db:"ephemeral_storage"`
-	Env                        *EnvList `db:"env"`
-	AdaptiveResourceAllocation *bool    `db:"adaptive_resource_allocation"`
+// definitionSets assigns each column that an update may set. An empty text
+// clears what may be absent.
+var definitionSets = []string{
+	"group_name = :group_name", "alias = :alias", "command = NULLIF(:command, '')", "task_type = :task_type",
+	"requires_docker = :requires_docker", "target_cluster = NULLIF(:target_cluster, '')", "image = :image",
+	"memory = :memory", "cpu = :cpu", "gpu = :gpu", "ephemeral_storage = :ephemeral_storage", "env = :env",
+	"adaptive_resource_allocation = :adaptive_resource_allocation",
 }
 
-// An empty text clears what may be absent.
-const updateDefinitionSQL = `
-UPDATE task_def SET
-	group_name = COALESCE(:group_name, group_name),
-	alias = COALESCE(:alias, alias),
-	command = NULLIF(COALESCE(:command, command), ''),
-	task_type = COALESCE(:task_type, task_type),
-	requires_docker = COALESCE(:requires_docker, requires_docker),
-	target_cluster = NULLIF(COALESCE(:target_cluster, target_cluster), ''),
-	image = COALESCE(:image, image),
-	memory = COALESCE(:memory, memory),
-	cpu = COALESCE(:cpu, cpu),
-	gpu = COALESCE(:gpu, gpu),
-	ephemeral_storage = COALESCE(:ephemeral_storage, ephemeral_storage),
-	env = COALESCE(:env, env),
-	adaptive_resource_allocation = COALESCE(:adaptive_resource_allocation, adaptive_resource_allocation)
-WHERE definition_id = :definition_id`
-
-// UpdateDefinition changes the fields that u names and answers the whole.
-func (m *Manager) UpdateDefinition(ctx context.Context, id string, u DefinitionUpdate) (Definition, error) {
-	change := definitionChange{
-		DefinitionID: id, GroupName: u.GroupName, Alias: u.Alias, Command: u.Command, TaskType: u.TaskType,
-		RequiresDocker: u.RequiresDocker, TargetCluster: u.TargetCluster, Image: u.Image, Memory: u.Memory,
-		CPU: u.CPU, GPU: u.GPU, EphemeralStorage: u.EphemeralStorage, Env: u.Env,
-		AdaptiveResourceAllocation: u.AdaptiveResourceAllocation,
+// assignments joins those of sets whose column is in set.
+func assignments(sets []string, set Columns) string {
+	var chosen strings.Builder
+	for _, assignment := range sets {
+		if column, _, _ := strings.Cut(assignment, " "); slices.Contains(set, column) {
+			chosen.WriteString(", " + assignment)
+		}
 	}
+	return chosen.String()
+}
+
+// UpdateDefinition sets the fields that u names and returns the whole.
+func (m *Manager) UpdateDefinition(ctx context.Context, id string, u DefinitionUpdate) (Definition, error) {
+	u.DefinitionID = id
+	text := `UPDATE task_def SET definition_id = :definition_id` + assignments(definitionSets, u.Set) + ` WHERE definition_id = :definition_id`
 	var updated Definition
 	err := m.transact(ctx, func(tx *sqlx.Tx) error {
-		result, err := tx.NamedExecContext(ctx, updateDefinitionSQL, change)
+		result, err := tx.NamedExecContext(ctx, text, u)
 		if err != nil {
-			return aliasTaken(err, deref(u.Alias))
+			return aliasTaken(err, u.Alias)
 		}
 		if err := demandRow(result, missingDefinition(id)); err != nil {
 			return err
 		}
-		if u.Ports != nil {
-			if err := setPorts(ctx, tx, id, *u.Ports); err != nil {
+		if slices.Contains(u.Set, "ports") {
+			if err := setPorts(ctx, tx, id, u.Ports); err != nil {
 				return err
 			}
 		}
-		if u.Tags != nil {
-			if err := setTags(ctx, tx, id, *u.Tags); err != nil {
+		if slices.Contains(u.Set, "tags") {
+			if err := setTags(ctx, tx, id, u.Tags); err != nil {
 				return err
 			}
 		}

@@ -69,9 +69,9 @@ func TestATakenAliasIsAConflict(t *testing.T) {
 	var conflict state.ConflictingResource
 	require.ErrorAs(t, s.CreateDefinition(t.Context(), state.Definition{DefinitionID: "3", Alias: "x", Image: "i"}), &conflict)
 	assert.Contains(t, conflict.Error(), `"x"`)
-	_, err := s.UpdateDefinition(t.Context(), "2", state.DefinitionUpdate{Alias: new("x")})
+	_, err := s.UpdateDefinition(t.Context(), "2", state.DefinitionUpdate{Definition: state.Definition{Alias: "x"}, Set: state.Columns{"alias"}})
 	require.ErrorAs(t, err, &conflict)
-	_, err = s.UpdateDefinition(t.Context(), "1", state.DefinitionUpdate{Alias: new("x")})
+	_, err = s.UpdateDefinition(t.Context(), "1", state.DefinitionUpdate{Definition: state.Definition{Alias: "x"}, Set: state.Columns{"alias"}})
 	require.NoError(t, err, "its own alias is not taken")
 }
 
@@ -81,26 +81,28 @@ func TestAnUpdateChangesOnlyWhatItNames(t *testing.T) {
 	start := fullDefinition("start")
 	require.NoError(t, s.CreateDefinition(t.Context(), start))
 	want := start
-	update := func(u state.DefinitionUpdate) {
+	update := func(d state.Definition, set ...string) {
 		t.Helper()
-		got, err := s.UpdateDefinition(t.Context(), start.DefinitionID, u)
+		got, err := s.UpdateDefinition(t.Context(), start.DefinitionID, state.DefinitionUpdate{Definition: d, Set: set})
 		require.NoError(t, err)
 		want.Version = got.Version
 		assert.Equal(t, want, got)
 	}
-	update(state.DefinitionUpdate{})
+	update(state.Definition{Alias: "not named", Memory: new(int64(99))})
 	want.GroupName, want.TaskType, want.RequiresDocker, want.TargetCluster = "g", "other", false, new("sun")
-	update(state.DefinitionUpdate{GroupName: new("g"), TaskType: new("other"), RequiresDocker: new(false), TargetCluster: new("sun")})
+	update(want, "group_name", "task_type", "requires_docker", "target_cluster")
 	want.Alias, want.Command, want.Image = "end", new("ls"), "image:2"
-	update(state.DefinitionUpdate{Alias: new("end"), Command: new("ls"), Image: new("image:2")})
+	update(want, "alias", "command", "image")
 	want.Memory, want.CPU, want.GPU, want.EphemeralStorage = new(int64(1)), new(int64(2)), new(int64(3)), new(int64(4))
-	update(state.DefinitionUpdate{Memory: want.Memory, CPU: want.CPU, GPU: want.GPU, EphemeralStorage: want.EphemeralStorage})
+	update(want, "memory", "cpu", "gpu", "ephemeral_storage")
 	want.Env, want.AdaptiveResourceAllocation = state.EnvList{}, new(true)
-	update(state.DefinitionUpdate{Env: &state.EnvList{}, AdaptiveResourceAllocation: new(true)})
+	update(want, "env", "adaptive_resource_allocation")
 	want.Ports, want.Tags = []int64{8080}, []string{}
-	update(state.DefinitionUpdate{Ports: &[]int64{8080}, Tags: &[]string{}})
+	update(want, "ports", "tags")
 	want.Command, want.TargetCluster = nil, nil
-	update(state.DefinitionUpdate{Command: new(""), TargetCluster: new("")})
+	update(state.Definition{Command: new(""), TargetCluster: new("")}, "command", "target_cluster")
+	want.Memory, want.CPU, want.GPU, want.EphemeralStorage, want.AdaptiveResourceAllocation = nil, nil, nil, nil, nil
+	update(state.Definition{}, "memory", "cpu", "gpu", "ephemeral_storage", "adaptive_resource_allocation")
 }
 
 func TestAnUnknownDefinitionIsMissing(t *testing.T) {
@@ -116,7 +118,7 @@ func TestAnUnknownDefinitionIsMissing(t *testing.T) {
 		require.ErrorAs(t, err, &missing)
 	}
 	var missing state.MissingResource
-	_, err := s.UpdateDefinition(t.Context(), "unknown", state.DefinitionUpdate{Alias: new("x")})
+	_, err := s.UpdateDefinition(t.Context(), "unknown", state.DefinitionUpdate{Definition: state.Definition{Alias: "x"}, Set: state.Columns{"alias"}})
 	require.ErrorAs(t, err, &missing)
 	require.ErrorAs(t, s.DeleteDefinition(t.Context(), "unknown"), &missing)
 }

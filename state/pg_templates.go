@@ -132,21 +132,26 @@ func (m *Manager) insertTemplate(ctx context.Context, t Template) (bool, error) 
 	return hit == 1, err
 }
 
-// sameTemplate reports whether all but id and version are equal, JSON by value: 1e2 is read back as 100.
+// sameTemplate reports whether all but id and version are equal, JSON by value: 1e2 is read back as 100. Absent equals
+// empty, and false for privileged.
 func sameTemplate(a, b Template) (bool, error) {
-	a.TemplateID, a.Version = b.TemplateID, b.Version
-	for _, o := range []*Object{&a.Schema, &a.Defaults, &b.Schema, &b.Defaults} {
-		*o, _ = withRationals(map[string]any(*o)).(map[string]any) // an object stays one
+	var raw [2][]byte
+	for i, t := range []Template{a, b} {
+		t.TemplateID, t.Version, t.Privileged = "", 0, new(deref(t.Privileged))
+		t.Env = append(EnvList{}, t.Env...)
+		t.Ports, t.Tags = append(Ports{}, t.Ports...), append(Strings{}, t.Tags...)
+		for _, o := range []*Object{&t.Schema, &t.Defaults} {
+			if *o == nil {
+				*o = Object{}
+			}
+			*o, _ = withRationals(map[string]any(*o)).(map[string]any) // an object stays one
+		}
+		var err error
+		if raw[i], err = json.Marshal(t); err != nil {
+			return false, err
+		}
 	}
-	rawA, err := json.Marshal(a)
-	if err != nil {
-		return false, err
-	}
-	rawB, err := json.Marshal(b)
-	if err != nil {
-		return false, err
-	}
-	return bytes.Equal(rawA, rawB) && deref(a.Privileged) == deref(b.Privileged), nil
+	return bytes.Equal(raw[0], raw[1]), nil
 }
 
 // withRationals returns a copy of a JSON value in which equal numbers are written alike.

@@ -2,7 +2,6 @@ package state
 
 import (
 	"database/sql/driver"
-	"encoding/json"
 	"time"
 )
 
@@ -69,79 +68,77 @@ const (
 
 // Run is one execution of a definition or template. Memory and storage are in
 // MB (10^6 bytes), cpu in millicores, durations in seconds. The db tags are
-// the columns of the table task, the json tags the fields of the REST
-// resource "Run"; fields that the resource always has, even empty, have no
-// omitempty.
+// the columns of the table task.
 type Run struct {
-	RunID         string     `db:"run_id" json:"run_id"`
-	DefinitionID  string     `db:"definition_id" json:"definition_id"`
-	Alias         string     `db:"alias" json:"alias"`
-	Image         string     `db:"image" json:"image"`
-	ClusterName   string     `db:"cluster_name" json:"cluster"`
-	ExitCode      *int64     `db:"exit_code" json:"exit_code,omitempty"`
-	ExitReason    *string    `db:"exit_reason" json:"exit_reason,omitempty"`
-	Status        Status     `db:"status" json:"status"`
-	StatusReason  *string    `db:"status_reason" json:"status_reason,omitempty"`
-	QueuedAt      *time.Time `db:"queued_at" json:"queued_at,omitempty"`
-	StartedAt     *time.Time `db:"started_at" json:"started_at,omitempty"`
-	FinishedAt    *time.Time `db:"finished_at" json:"finished_at,omitempty"`
-	InstanceID    string     `db:"instance_id" json:"-"`
-	InstanceDNS   string     `db:"instance_dns_name" json:"-"`
-	GroupName     string     `db:"group_name" json:"group_name"`
-	User          string     `db:"user" json:"user,omitempty"`
-	TaskType      string     `db:"task_type" json:"task_type,omitempty"`
-	Env           EnvList    `db:"env" json:"env"`
-	Command       *string    `db:"command" json:"command,omitempty"`
-	CommandHash   *string    `db:"command_hash" json:"command_hash,omitempty"`
-	Memory        *int64     `db:"memory" json:"memory,omitempty"`
-	MemoryLimit   *int64     `db:"memory_limit" json:"memory_limit,omitempty"`
-	CPU           *int64     `db:"cpu" json:"cpu,omitempty"`
-	CPULimit      *int64     `db:"cpu_limit" json:"cpu_limit,omitempty"`
-	GPU           *int64     `db:"gpu" json:"gpu,omitempty"`
-	Engine        string     `db:"engine" json:"engine,omitempty"`
-	NodeLifecycle *string    `db:"node_lifecycle" json:"node_lifecycle,omitempty"`
+	RunID         string     `db:"run_id"`
+	DefinitionID  string     `db:"definition_id"`
+	Alias         string     `db:"alias"`
+	Image         string     `db:"image"`
+	ClusterName   string     `db:"cluster_name"`
+	ExitCode      *int64     `db:"exit_code"`
+	ExitReason    *string    `db:"exit_reason"`
+	Status        Status     `db:"status"`
+	StatusReason  *string    `db:"status_reason"`
+	QueuedAt      *time.Time `db:"queued_at"`
+	StartedAt     *time.Time `db:"started_at"`
+	FinishedAt    *time.Time `db:"finished_at"`
+	InstanceID    string     `db:"instance_id"`
+	InstanceDNS   string     `db:"instance_dns_name"`
+	GroupName     string     `db:"group_name"`
+	User          string     `db:"user"`
+	TaskType      string     `db:"task_type"`
+	Env           EnvList    `db:"env"`
+	Command       *string    `db:"command"`
+	CommandHash   *string    `db:"command_hash"`
+	Memory        *int64     `db:"memory"`
+	MemoryLimit   *int64     `db:"memory_limit"`
+	CPU           *int64     `db:"cpu"`
+	CPULimit      *int64     `db:"cpu_limit"`
+	GPU           *int64     `db:"gpu"`
+	Engine        string     `db:"engine"`
+	NodeLifecycle *string    `db:"node_lifecycle"`
 	// EphemeralStorage is in MB.
-	EphemeralStorage *int64                  `db:"ephemeral_storage" json:"ephemeral_storage,omitempty"`
-	ContainerName    *string                 `db:"container_name" json:"-"`
-	PodName          *string                 `db:"pod_name" json:"pod_name,omitempty"`
-	Namespace        *string                 `db:"namespace" json:"namespace,omitempty"`
-	MaxMemoryUsed    *int64                  `db:"max_memory_used" json:"max_memory_used,omitempty"`
-	MaxCPUUsed       *int64                  `db:"max_cpu_used" json:"max_cpu_used,omitempty"`
-	PodEvents        PodEvents               `db:"pod_events" json:"pod_events"`
-	CloudTrail       CloudTrailNotifications `db:"cloudtrail_notifications" json:"cloudtrail_notifications"`
-	ExecutableID     *string                 `db:"executable_id" json:"executable_id,omitempty"`
-	ExecutableType   ExecutableType          `db:"executable_type" json:"executable_type,omitempty"`
+	EphemeralStorage *int64                  `db:"ephemeral_storage"`
+	ContainerName    *string                 `db:"container_name"`
+	PodName          *string                 `db:"pod_name"`
+	Namespace        *string                 `db:"namespace"`
+	MaxMemoryUsed    *int64                  `db:"max_memory_used"`
+	MaxCPUUsed       *int64                  `db:"max_cpu_used"`
+	PodEvents        PodEvents               `db:"pod_events"`
+	CloudTrail       CloudTrailNotifications `db:"cloudtrail_notifications"`
+	ExecutableID     *string                 `db:"executable_id"`
+	ExecutableType   ExecutableType          `db:"executable_type"`
 	// RequestCustom holds what only one kind of executable knows:
 	// {"template_payload": {...}} of a template's run.
-	RequestCustom Object      `db:"execution_request_custom" json:"execution_request_custom,omitempty"`
-	AttemptCount  *int64      `db:"attempt_count" json:"attempt_count,omitempty"`
-	SpawnedRuns   SpawnedRuns `db:"spawned_runs" json:"spawned_runs,omitempty"`
-	RunExceptions Strings     `db:"run_exceptions" json:"run_exceptions,omitempty"`
+	RequestCustom Object      `db:"execution_request_custom"`
+	AttemptCount  *int64      `db:"attempt_count"`
+	SpawnedRuns   SpawnedRuns `db:"spawned_runs"`
+	RunExceptions Strings     `db:"run_exceptions"`
 	// ActiveDeadlineSeconds counts from StartedAt.
-	ActiveDeadlineSeconds *int64          `db:"active_deadline_seconds" json:"active_deadline_seconds,omitempty"`
-	SparkExtension        *SparkExtension `db:"spark_extension" json:"spark_extension"`
-	MetricsURI            *string         `db:"metrics_uri" json:"metrics_uri,omitempty"`
-	Description           string          `db:"description" json:"description"`
-	IdempotenceKey        *string         `db:"idempotence_key" json:"idempotence_key,omitempty"`
-	Arch                  *string         `db:"arch" json:"arch,omitempty"`
-	Labels                Labels          `db:"labels" json:"labels,omitempty"`
-	RequiresDocker        bool            `db:"requires_docker" json:"requires_docker,omitempty"`
-	ServiceAccount        *string         `db:"service_account" json:"service_account,omitempty"`
+	ActiveDeadlineSeconds *int64          `db:"active_deadline_seconds"`
+	SparkExtension        *SparkExtension `db:"spark_extension"`
+	MetricsURI            *string         `db:"metrics_uri"`
+	Description           string          `db:"description"`
+	IdempotenceKey        *string         `db:"idempotence_key"`
+	Arch                  *string         `db:"arch"`
+	Labels                Labels          `db:"labels"`
+	RequiresDocker        bool            `db:"requires_docker"`
+	ServiceAccount        *string         `db:"service_account"`
 	// Tier reads "Tier4" where the column is NULL (rest-api.md, Run).
-	Tier string `db:"tier" json:"tier,omitempty"`
+	Tier string `db:"tier"`
 
 	// DefinitionVersion is that of the definition that a new run was made
 	// from, empty where any will do (see CreateRun). It is not stored.
-	DefinitionVersion string `db:"definition_version" json:"-"`
+	DefinitionVersion string `db:"definition_version"`
 	// RequestedMemory and RequestedCPU are what the client asked for; Memory
 	// and CPU are overwritten by what was given.
-	RequestedMemory *int64 `db:"requested_memory" json:"-"`
-	RequestedCPU    *int64 `db:"requested_cpu" json:"-"`
+	RequestedMemory *int64 `db:"requested_memory"`
+	RequestedCPU    *int64 `db:"requested_cpu"`
 	// ClaimedBy is the worker that holds the lease on a QUEUED run, and from
 	// PENDING on the node that owns a run of a local cluster.
-	ClaimedBy     *string    `db:"claimed_by" json:"-"`
-	ClaimedUntil  *time.Time `db:"claimed_until" json:"-"`
-	NextAttemptAt *time.Time `db:"next_attempt_at" json:"-"`
+	ClaimedBy     *string    `db:"claimed_by"`
+	ClaimedUntil  *time.Time `db:"claimed_until"`
+	NextAttemptAt *time.Time `db:"next_attempt_at"`
 }
 
 // Attempt is the number of the attempt that is under way or comes next: 1 for
@@ -153,53 +150,6 @@ func (r Run) Attempt() int64 {
 	return *r.AttemptCount
 }
 
-// Instance is where a run's container runs.
-type Instance struct {
-	InstanceID string `json:"instance_id"`
-	DNSName    string `json:"dns_name"`
-}
-
-// MarshalJSON writes the REST resource "Run".
-func (r Run) MarshalJSON() ([]byte, error) { return json.Marshal(r.resource()) }
-
-// restRunFields are those of Run without its methods.
-type restRunFields Run
-
-// restRun is the REST resource "Run", see RunResources.
-type restRun struct {
-	restRunFields
-	Instance       Instance        `json:"instance"`
-	SparkExtension *SparkExtension `json:"spark_extension"`
-}
-
-// RunResources are runs as encoding/json writes them without a second look: to
-// it, what a MarshalJSON returns is text to be checked and copied, which for a
-// page of runs takes most of the time.
-func RunResources(runs []Run) any {
-	resources := make([]restRun, len(runs))
-	for i, run := range runs {
-		resources[i] = run.resource()
-	}
-	return resources
-}
-
-func (r Run) resource() restRun {
-	if r.Env == nil {
-		r.Env = EnvList{}
-	}
-	if r.PodEvents == nil {
-		r.PodEvents = PodEvents{}
-	}
-	r.QueuedAt, r.StartedAt, r.FinishedAt = utc(r.QueuedAt), utc(r.StartedAt), utc(r.FinishedAt)
-	for _, text := range []**string{
-		&r.ExitReason, &r.StatusReason, &r.Command, &r.CommandHash, &r.NodeLifecycle, &r.PodName, &r.Namespace,
-		&r.ExecutableID, &r.MetricsURI, &r.IdempotenceKey, &r.Arch, &r.ServiceAccount,
-	} {
-		*text = filled(*text)
-	}
-	return restRun{restRunFields(r), Instance{r.InstanceID, r.InstanceDNS}, r.SparkExtension.shown(r)}
-}
-
 // PodEvent is something that happened to a run's pod.
 type PodEvent struct {
 	Timestamp    *time.Time `json:"timestamp,omitempty"`
@@ -207,13 +157,6 @@ type PodEvent struct {
 	Reason       string     `json:"reason"`
 	SourceObject string     `json:"source_object"`
 	Message      string     `json:"message"`
-}
-
-// MarshalJSON writes the time in UTC.
-func (e PodEvent) MarshalJSON() ([]byte, error) {
-	type fields PodEvent
-	e.Timestamp = utc(e.Timestamp)
-	return json.Marshal(fields(e))
 }
 
 // PodEvents are the events of a run's pods, oldest first.

@@ -3,10 +3,6 @@ package state
 import (
 	"database/sql/driver"
 	"encoding/json"
-	"regexp"
-	"slices"
-	"strconv"
-	"strings"
 )
 
 // SparkConf is one name and value of a Spark or Hive configuration.
@@ -91,60 +87,4 @@ func (s *SparkExtension) Value() (driver.Value, error) {
 		return nil, nil
 	}
 	return valueJSON(s)
-}
-
-// shownSecret stands where the value of a secret would.
-const shownSecret = "****"
-
-// secretConf is the part of a Hive setting's name that marks it as a secret.
-const secretConf = "ConnectionPassword"
-
-// executorPod finds the number of an executor in the name of its pod.
-var executorPod = regexp.MustCompile(`-exec-(\d+)$`)
-
-// shown is the extension as the REST API answers it for run: never nil,
-// secrets hidden, executors taken from the pod events, and the live page for
-// the history page while the run has not stopped.
-func (s *SparkExtension) shown(run Run) *SparkExtension {
-	if s == nil {
-		return &SparkExtension{}
-	}
-	out := *s
-	out.HiveConf = slices.Clone(s.HiveConf)
-	for i, conf := range out.HiveConf {
-		if conf.Name != nil && conf.Value != nil && strings.Contains(*conf.Name, secretConf) {
-			out.HiveConf[i].Value = new(shownSecret)
-		}
-	}
-	if executors := executorsOf(run.PodEvents); len(executors) > 0 {
-		out.Executors = executors
-	}
-	if !run.Status.Final() && s.AppURI != nil && *s.AppURI != "" {
-		out.HistoryURI = s.AppURI
-	}
-	return &out
-}
-
-// executorsOf lists the executor pods that the events name, once each, in the
-// order of their numbers.
-func executorsOf(events PodEvents) []string {
-	number := map[string]int{}
-	var pods []string
-	for _, event := range events {
-		match := executorPod.FindStringSubmatch(event.SourceObject)
-		if match == nil {
-			continue
-		}
-		if _, seen := number[event.SourceObject]; seen {
-			continue
-		}
-		n, err := strconv.Atoi(match[1])
-		if err != nil {
-			continue
-		}
-		number[event.SourceObject] = n
-		pods = append(pods, event.SourceObject)
-	}
-	slices.SortStableFunc(pods, func(a, b string) int { return number[a] - number[b] })
-	return pods
 }

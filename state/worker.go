@@ -19,7 +19,7 @@ var WorkerTypes = []WorkerType{WorkerRetry, WorkerSubmit, WorkerStatus}
 
 // Worker says how many workers of a type each server runs.
 type Worker struct {
-	WorkerType       WorkerType `db:"worker_type" json:"worker_type"`
-	CountPerInstance int64      `db:"count_per_instance" json:"count_per_instance"`
-	Engine           string     `db:"engine" json:"engine"`
+	WorkerType       WorkerType `db:"worker_type"`
+	CountPerInstance int64      `db:"count_per_instance"`
+	Engine           string     `db:"engine"`
 }

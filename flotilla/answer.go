@@ -1,7 +1,9 @@
 package flotilla
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,7 +16,10 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/stitchfix/flotilla-os/api"
+	"github.com/stitchfix/flotilla-os/flotilla/auth"
 	"github.com/stitchfix/flotilla-os/metrics"
+	"github.com/stitchfix/flotilla-os/services"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -58,16 +63,16 @@ func (e *endpoints) serve(w http.ResponseWriter, r *http.Request, h handler) (er
 	if err := checkAddress(r); err != nil {
 		return err
 	}
-	r, err = e.admit(r, h.public)
+	actor, err := e.gate.Admit(r, h.public)
 	if err != nil {
 		return err
 	}
+	r = r.WithContext(services.WithActor(r.Context(), actor))
 	if !h.streams {
 		ctx, cancel := context.WithTimeout(r.Context(), e.answerWithin)
 		defer cancel()
 		r = r.WithContext(ctx)
 	}
-	limitBody(w, r)
 	return h.serve(w, r)
 }
 
@@ -86,6 +91,7 @@ const retryAfter = "2"
 func statusOf(err error) (status int, message string) {
 	var (
 		refused     httpError
+		denied      auth.Denied
 		malformed   state.MalformedInput
 		missing     state.MissingResource
 		conflicting state.ConflictingResource
@@ -94,6 +100,8 @@ func statusOf(err error) (status int, message string) {
 	switch {
 	case errors.As(err, &refused):
 		return refused.status, refused.message
+	case errors.As(err, &denied):
+		return denied.Status, denied.Message
 	case errors.As(err, &malformed):
 		return http.StatusBadRequest, malformed.Message
 	case errors.As(err, &missing):
@@ -108,11 +116,8 @@ func statusOf(err error) (status int, message string) {
 	return http.StatusInternalServerError, "something failed on our side; the server's log says what, under the id in the X-Request-Id header"
 }
 
-type errorAnswer struct {
-	Error string `json:"error"`
-}
-
 func (e *endpoints) answerError(w http.ResponseWriter, r *http.Request, err error) {
+	drain(r)
 	status, message := statusOf(err)
 	header := w.Header()
 	header.Del("ETag")
@@ -123,7 +128,7 @@ func (e *endpoints) answerError(w http.ResponseWriter, r *http.Request, err erro
 	if status == http.StatusServiceUnavailable {
 		header.Set("Retry-After", retryAfter)
 	}
-	if err := writeJSONStatus(w, status, errorAnswer{message}); err != nil {
+	if err := writeJSONStatus(w, status, api.Error{Error: message}); err != nil {
 		e.logger.DebugContext(r.Context(), "error answer not sent", "error", err, "request_id", requestIDOf(r))
 	}
 }
@@ -173,15 +178,47 @@ func (e *endpoints) accessLog(r *http.Request, status, bytes int, err error, too
 		return
 	}
 	attrs := []slog.Attr{
-		slog.String("method", r.Method), slog.String("path", clip(r.URL.Path)), slog.Int("status", status),
+		slog.String("method", r.Method), slog.String("path", clip(r.URL.Path, maxQuoted)), slog.Int("status", status),
 		slog.Float64("duration_ms", float64(took.Microseconds())/1000), slog.Int("bytes", bytes),
 		slog.String("request_id", requestIDOf(r)), slog.String("remote", r.RemoteAddr),
 	}
 	if runID := pathParam(r, "run_id"); runID != "" {
-		attrs = append(attrs, slog.String("run_id", clip(runID)))
+		attrs = append(attrs, slog.String("run_id", clip(runID, maxQuoted)))
 	}
 	if err != nil {
 		attrs = append(attrs, slog.Any("error", err))
 	}
 	e.logger.LogAttrs(r.Context(), level, "request answered", attrs...)
+}
+
+const (
+	typeJSON        = "application/json; charset=utf-8"
+	typePlainText   = "text/plain; charset=utf-8"
+	typeYAML        = "text/yaml; charset=utf-8"
+	typeEventStream = "text/event-stream; charset=utf-8"
+)
+
+// writeJSON answers 200 with v. Nothing is written if v cannot be encoded.
+func writeJSON(w http.ResponseWriter, v any) error {
+	return writeJSONStatus(w, http.StatusOK, v)
+}
+
+func writeJSONStatus(w http.ResponseWriter, status int, v any) error {
+	var body bytes.Buffer
+	encoder := json.NewEncoder(&body)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(v); err != nil {
+		return err
+	}
+	return writeBody(w, status, typeJSON, body.Bytes())
+}
+
+func writeBody(w http.ResponseWriter, status int, contentType string, body []byte) error {
+	header := w.Header()
+	header.Set("Content-Type", contentType)
+	header.Set("Content-Length", strconv.Itoa(len(body)))
+	header.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	_, err := w.Write(body) //nolint:gosec // Never HTML: the type is set, and browsers may not guess another.
+	return err
 }

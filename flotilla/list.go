@@ -1,6 +1,7 @@
 package flotilla
 
 import (
+	"cmp"
 	"maps"
 	"net/http"
 	"net/url"
@@ -8,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/stitchfix/flotilla-os/api"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -23,7 +25,6 @@ const (
 	paramEnv        = "env"
 	paramExactTotal = "exact_total"
 	paramLatestOnly = "latest_only"
-	paramName       = "name"
 )
 
 // listOptions reads the query of a list. Names and values of the field
@@ -33,21 +34,18 @@ func listOptions(r *http.Request, defaultSort string) (opts state.ListOptions, e
 	if opts.Limit, opts.Offset, err = pageOf(query); err != nil {
 		return opts, err
 	}
-	opts.SortBy = defaultSort
-	if sortBy := query.Get(paramSortBy); sortBy != "" {
-		opts.SortBy = sortBy
-	}
-	opts.Order = state.OrderAscending
-	if order := query.Get(paramOrder); order != "" {
-		opts.Order = order
-	}
+	opts.SortBy = cmp.Or(query.Get(paramSortBy), defaultSort)
+	opts.Order = cmp.Or(query.Get(paramOrder), state.OrderAscending)
 	if opts.ExactTotal, err = boolOf(query, paramExactTotal, false); err != nil {
 		return opts, err
 	}
 	if opts.Env, err = envFilters(query[paramEnv]); err != nil {
 		return opts, err
 	}
-	opts.Filters = fieldFilters(query)
+	opts.Filters = maps.Clone(map[string][]string(query))
+	for _, name := range []string{paramLimit, paramOffset, paramSortBy, paramOrder, paramEnv, paramExactTotal} {
+		delete(opts.Filters, name)
+	}
 	return opts, nil
 }
 
@@ -72,7 +70,7 @@ func countOf(query url.Values, name string, absent int) (int, error) {
 		return absent, nil
 	}
 	if strings.Trim(text, "0123456789") != "" {
-		return 0, state.Malformedf("%s must be a whole number of at least 0, not %q", name, clip(text))
+		return 0, state.Malformedf("%s must be a whole number of at least 0, not %q", name, clip(text, maxQuoted))
 	}
 	// Digits only: what can fail is the size, and then n is the largest int.
 	n, _ := strconv.Atoi(text)
@@ -88,7 +86,7 @@ func boolOf(query url.Values, name string, absent bool) (bool, error) {
 	}
 	value, err := strconv.ParseBool(text)
 	if err != nil {
-		return false, state.Malformedf("%s must be true or false, not %q", name, clip(text))
+		return false, state.Malformedf("%s must be true or false, not %q", name, clip(text, maxQuoted))
 	}
 	return value, nil
 }
@@ -102,7 +100,7 @@ func envFilters(values []string) ([]state.EnvVar, error) {
 	for _, text := range values {
 		name, value, ok := strings.Cut(text, "|")
 		if !ok {
-			return nil, state.Malformedf("env must be NAME|VALUE, and %q has no |", clip(text))
+			return nil, state.Malformedf("env must be NAME|VALUE, and %q has no |", clip(text, maxQuoted))
 		}
 		env = append(env, state.EnvVar{Name: name, Value: value})
 	}
@@ -115,49 +113,28 @@ func isEmptyFilter(values []string) bool {
 	return len(values) == 0 || (len(values) == 1 && values[0] == "")
 }
 
-func fieldFilters(query url.Values) map[string][]string {
-	filters := maps.Clone(map[string][]string(query))
-	for _, name := range []string{
-		paramLimit, paramOffset, paramSortBy, paramOrder, paramEnv, paramExactTotal,
-	} {
-		delete(filters, name)
-	}
-	return filters
-}
-
-// listAnswer is a page of a list with what was asked echoed.
-type listAnswer struct {
-	// itemsName is the member that holds the items.
-	itemsName string
-	items     any
-	total     int
-	estimate  bool
-	opts      state.ListOptions
-}
-
-// members are those of the answer: each filter under its own name, as an array.
-func (l listAnswer) members() map[string]any {
-	env := map[string]string{}
-	for _, v := range l.opts.Env {
-		env[v.Name] = v.Value
-	}
+// writeList answers a page of a list with the options echoed, each field
+// filter as an array under its own name.
+func writeList(w http.ResponseWriter, name string, items any, page api.Page, opts state.ListOptions) error {
 	members := map[string]any{}
-	for name, values := range l.opts.Filters {
+	for name, values := range opts.Filters {
 		if !isEmptyFilter(values) {
 			members[name] = values
 		}
 	}
-	members["total"] = l.total
-	members[l.itemsName] = l.items
-	members[paramLimit] = l.opts.Limit
-	members[paramOffset] = l.opts.Offset
-	members[paramSortBy] = l.opts.SortBy
-	members[paramOrder] = l.opts.Order
-	members["env_filters"] = env
-	if l.estimate {
+	env := map[string]string{}
+	for _, v := range opts.Env {
+		env[v.Name] = v.Value
+	}
+	members[name] = items
+	members["total"] = page.Total
+	if page.TotalIsEstimate {
 		members["total_is_estimate"] = true
 	}
-	return members
+	members[paramLimit], members[paramOffset] = opts.Limit, opts.Offset
+	members[paramSortBy], members[paramOrder] = opts.SortBy, opts.Order
+	members["env_filters"] = env
+	return writeJSON(w, members)
 }
 
 // present makes an absent list an empty one.
