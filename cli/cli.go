@@ -69,7 +69,7 @@ func newRootCommand(t Terminal) *cobra.Command {
 		},
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newServeCommand(t), newDevCommand(t), newDemoCommand(t), newMigrateCommand(t), newARACommand(t))
+	root.AddCommand(newServeCommand(t), newDevCommand(t), newDemoCommand(t), newMigrateCommand(t), newARACommand(t), newCheckCommand(t))
 	return root
 }
 

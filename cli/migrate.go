@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -9,10 +10,14 @@ import (
 )
 
 func newMigrateCommand(t Terminal) *cobra.Command {
-	return &cobra.Command{
+	var dropUnused bool
+	cmd := &cobra.Command{
 		Use:   "migrate [config folder]",
 		Short: "Bring the configured database to this program's schema, indexes included",
-		Args:  cobra.MaximumNArgs(1),
+		Long: "Bring the configured database to this program's schema, indexes included, while others use it.\n" +
+			"With --drop-unused, also drop the indexes of the program before that no query of this one uses.\n" +
+			"flotilla-os check takeover lists them first.",
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, logger, err := loadConfig(args, t)
 			if err != nil {
@@ -25,7 +30,30 @@ func newMigrateCommand(t Terminal) *cobra.Command {
 				return err
 			}
 			fmt.Fprintln(t.Stdout, "The database is up to date.")
-			return nil
+			if !dropUnused {
+				return nil
+			}
+			dropped, err := database.DropUnused(cmd.Context(), cfg.DatabaseURL, logger)
+			if printErr := printDropped(t, dropped); err == nil {
+				err = printErr
+			}
+			return err
 		},
 	}
+	cmd.Flags().BoolVar(&dropUnused, "drop-unused", false, "drop the old program's indexes that serve no query of this one")
+	return cmd
+}
+
+// printDropped prints each index that was dropped with what it cost.
+func printDropped(t Terminal, dropped []database.UnusedIndex) error {
+	if len(dropped) == 0 {
+		fmt.Fprintln(t.Stdout, "No index was dropped.")
+		return nil
+	}
+	table := tabwriter.NewWriter(t.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "DROPPED INDEX\tSIZE\tREADS\tWRITES\tWHY")
+	for _, index := range dropped {
+		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%s\n", index.Name, megabytes(index.SizeBytes), index.Scans, index.Writes, index.Reason)
+	}
+	return table.Flush()
 }
