@@ -62,8 +62,10 @@ func Classify(s Sighting) Outcome {
 	}
 	o := s.withPod()
 	if o.Status != "" {
-		o.Update.PodName, o.Update.Namespace = filled(s.Pod.Name), filled(s.Pod.Namespace)
-		o.Update.InstanceDNS = filled(s.Pod.Spec.NodeName)
+		o.Update.PodName, o.Update.Namespace = &s.Pod.Name, &s.Pod.Namespace
+		if node := s.Pod.Spec.NodeName; node != "" {
+			o.Update.InstanceDNS = &node
+		}
 	}
 	return o
 }
@@ -75,11 +77,15 @@ func (s Sighting) withPod() Outcome {
 	case ended:
 		return s.ended()
 	case s.PodGone:
-		return s.removed()
-	case s.jobFailed(batchv1.JobReasonDeadlineExceeded):
+		return s.lostToCluster(s.removed())
+	case s.pastDeadline():
 		return s.deadline()
 	case pod.DeletionTimestamp != nil:
-		return s.ending()
+		silent := s.Now.Sub(pod.DeletionTimestamp.Time)
+		if silent < silentNode {
+			return Outcome{Again: silentNode - silent}
+		}
+		return s.lostToCluster(fmt.Sprintf("The pod was told to end, and its node %s does not answer.", pod.Spec.NodeName))
 	}
 	c := s.container()
 	switch {
@@ -103,45 +109,32 @@ func (s Sighting) withoutPod() Outcome {
 	switch {
 	case s.Job == nil:
 		return Outcome{}
-	case s.jobComplete():
-		if wait := s.untilSettled(); wait > 0 {
-			return Outcome{Again: wait}
-		}
-		return Outcome{Status: state.StatusStopped, Update: state.RunUpdate{
-			ExitCode: new(int64(0)), ExitReason: new(fmt.Sprintf("Job %s Exited Successfully", s.Job.Name)),
-			FinishedAt: s.jobEnd(),
-		}}
-	case s.jobFailed(batchv1.JobReasonDeadlineExceeded):
+	case s.pastDeadline():
 		return s.deadline()
-	case s.jobFailed(""):
-		if wait := s.untilSettled(); wait > 0 {
-			return Outcome{Again: wait}
+	case Ended(s.Job):
+		end := s.jobEnd()
+		if end != nil && !s.JobGone && s.Now.Sub(*end) < settle {
+			return Outcome{Again: settle - s.Now.Sub(*end)} // its pod may still come into sight
 		}
-		return Outcome{Status: state.StatusStopped, Update: state.RunUpdate{
-			ExitReason: new("The Job failed, and its pod is gone: the exit code is not known."), FinishedAt: s.jobEnd(),
-		}}
+		u := state.RunUpdate{FinishedAt: end}
+		if jobCondition(s.Job, batchv1.JobComplete) != nil {
+			u.ExitCode, u.ExitReason = new(int64(0)), new(fmt.Sprintf("Job %s Exited Successfully", s.Job.Name))
+		} else {
+			u.ExitReason = new("The Job failed, and its pod is gone: the exit code is not known.")
+		}
+		return Outcome{Status: state.StatusStopped, Update: u}
 	case s.JobGone:
-		return s.removed()
+		return s.lostToCluster(s.removed())
 	}
 	return Outcome{Status: state.StatusPending}
 }
 
-// removed classifies what was taken out of the cluster before its own end, and not by us.
-func (s Sighting) removed() Outcome {
-	what := "pod"
+// removed returns the reason of what was taken out of the cluster before its own end, and not by us.
+func (s Sighting) removed() string {
 	if s.JobGone {
-		what = "Job"
+		return "The Job was deleted from the cluster."
 	}
-	return s.lostToCluster(fmt.Sprintf("The %s was deleted from the cluster.", what))
-}
-
-// ending classifies a pod that is being deleted and has not ended.
-func (s Sighting) ending() Outcome {
-	silent := s.Now.Sub(s.Pod.DeletionTimestamp.Time)
-	if silent >= silentNode {
-		return s.lostToCluster(fmt.Sprintf("The pod was told to end, and its node %s does not answer.", s.Pod.Spec.NodeName))
-	}
-	return Outcome{Again: silentNode - silent}
+	return reasonDeletedPod
 }
 
 // lostToCluster is a failure of the infrastructure, after which another attempt is made. If we had the pod deleted, the
@@ -170,34 +163,19 @@ func (s Sighting) deadline() Outcome {
 // reasonDeadline is Kubernetes' reason and its meaning.
 const reasonDeadline = batchv1.JobReasonDeadlineExceeded + ": the run was active for longer than its deadline allows."
 
-func (s Sighting) jobComplete() bool {
-	return s.Job != nil && jobCondition(s.Job, batchv1.JobComplete) != nil
-}
-
-// jobFailed reports whether the Job failed for a reason; "" is any. A Job that will fail for a reason as soon as its pod
-// has ended has the condition FailureTarget.
-func (s Sighting) jobFailed(reason string) bool {
-	if s.Job == nil {
-		return false
+// pastDeadline reports whether the Job failed because its deadline passed, or will as soon as its pod has ended.
+func (s Sighting) pastDeadline() bool {
+	for _, kind := range []batchv1.JobConditionType{batchv1.JobFailureTarget, batchv1.JobFailed} {
+		if c := jobCondition(s.Job, kind); c != nil && c.Reason == batchv1.JobReasonDeadlineExceeded {
+			return true
+		}
 	}
-	if c := jobCondition(s.Job, batchv1.JobFailureTarget); c != nil && c.Reason == reason {
-		return true
-	}
-	c := jobCondition(s.Job, batchv1.JobFailed)
-	return c != nil && (reason == "" || c.Reason == reason)
+	return false
 }
 
 // Ended reports whether a Job has finished, successfully or not.
 func Ended(job *batchv1.Job) bool {
 	return jobCondition(job, batchv1.JobComplete) != nil || jobCondition(job, batchv1.JobFailed) != nil
-}
-
-// untilSettled returns how much longer the Job's pod may still come into sight.
-func (s Sighting) untilSettled() time.Duration {
-	if end := s.jobEnd(); end != nil && !s.JobGone {
-		return settle - s.Now.Sub(*end)
-	}
-	return 0
 }
 
 func (s Sighting) jobEnd() *time.Time {
@@ -210,6 +188,9 @@ func (s Sighting) jobEnd() *time.Time {
 }
 
 func jobCondition(job *batchv1.Job, kind batchv1.JobConditionType) *batchv1.JobCondition {
+	if job == nil {
+		return nil
+	}
 	for i := range job.Status.Conditions {
 		if c := &job.Status.Conditions[i]; c.Type == kind && c.Status == corev1.ConditionTrue {
 			return c

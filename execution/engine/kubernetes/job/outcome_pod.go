@@ -5,7 +5,6 @@ import (
 	"regexp"
 	"time"
 
-	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -14,15 +13,15 @@ import (
 
 // Reasons that Kubernetes gives for the state of a container or pod; it exports no constants for them.
 const (
-	reasonImagePullBackOff  = "ImagePullBackOff"
-	reasonInvalidImageName  = "InvalidImageName"
-	reasonNeverPull         = "ErrImageNeverPull"
-	reasonConfigError       = "CreateContainerConfigError"
-	reasonCreateError       = "CreateContainerError"
-	reasonRunError          = "RunContainerError"
-	reasonStatusUnknown     = "ContainerStatusUnknown"
-	reasonPodDeadline       = "DeadlineExceeded"
-	reasonDeletedContainers = "The pod was deleted from the cluster."
+	reasonImagePullBackOff = "ImagePullBackOff"
+	reasonInvalidImageName = "InvalidImageName"
+	reasonNeverPull        = "ErrImageNeverPull"
+	reasonConfigError      = "CreateContainerConfigError"
+	reasonCreateError      = "CreateContainerError"
+	reasonRunError         = "RunContainerError"
+	reasonStatusUnknown    = "ContainerStatusUnknown"
+	reasonPodDeadline      = "DeadlineExceeded"
+	reasonDeletedPod       = "The pod was deleted from the cluster."
 )
 
 // ended classifies a pod whose phase is Succeeded or Failed. A memory kill is one whatever else happened to the pod. What
@@ -32,7 +31,7 @@ func (s Sighting) ended() Outcome {
 	switch {
 	case end != nil && end.Reason == state.ReasonOOMKilled && end.ExitCode != 0:
 		return stopped(end, int64(end.ExitCode), state.ReasonOOMKilled)
-	case pod.Status.Reason == reasonPodDeadline, s.jobFailed(batchv1.JobReasonDeadlineExceeded):
+	case pod.Status.Reason == reasonPodDeadline, s.pastDeadline():
 		return s.deadline()
 	case pod.Status.Phase == corev1.PodSucceeded:
 		return s.success(end)
@@ -45,7 +44,7 @@ func (s Sighting) ended() Outcome {
 	case end.ExitCode == 0: // another container of the pod failed
 		return s.success(end)
 	case s.disrupted(end):
-		return s.lostToCluster(s.disruption(reasonDeletedContainers))
+		return s.lostToCluster(s.disruption(reasonDeletedPod))
 	}
 	return stopped(end, int64(end.ExitCode), worded(end.Reason, end.Message))
 }
@@ -112,7 +111,11 @@ func (s Sighting) disruption(other string) string {
 func (s Sighting) waiting() Outcome {
 	scheduled := podCondition(s.Pod, corev1.PodScheduled, corev1.ConditionTrue)
 	if scheduled == nil {
-		return Outcome{Status: state.StatusPending, Update: state.RunUpdate{StatusReason: s.unschedulable()}}
+		o := Outcome{Status: state.StatusPending}
+		if c := podCondition(s.Pod, corev1.PodScheduled, corev1.ConditionFalse); c != nil && c.Message != "" {
+			o.Update.StatusReason = new(worded(c.Reason, c.Message))
+		}
+		return o
 	}
 	var why corev1.ContainerStateWaiting
 	if c := s.container(); c != nil && c.State.Waiting != nil {
@@ -153,14 +156,6 @@ var grpcCode = regexp.MustCompile(`\bcode = ([A-Za-z]+)\b`)
 func wrongImage(message string) bool {
 	found := grpcCode.FindStringSubmatch(message)
 	return found != nil && (found[1] == "NotFound" || found[1] == "InvalidArgument")
-}
-
-// unschedulable returns why the pod has no node, or nil if that is not known.
-func (s Sighting) unschedulable() *string {
-	if c := podCondition(s.Pod, corev1.PodScheduled, corev1.ConditionFalse); c != nil && c.Message != "" {
-		return new(worded(c.Reason, c.Message))
-	}
-	return nil
 }
 
 // container returns the status of the run's container, or nil.
@@ -213,11 +208,4 @@ func timeOf(t metav1.Time) *time.Time {
 		return nil
 	}
 	return new(t.UTC())
-}
-
-func filled(text string) *string {
-	if text == "" {
-		return nil
-	}
-	return &text
 }
