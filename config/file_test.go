@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// shipped is the folder of the configuration file that is part of the program.
+// shipped is the folder of the program's own configuration file.
 var shipped = filepath.Join("..", "conf")
 
 func TestShippedFileHoldsEveryKeyWithItsDefault(t *testing.T) {

@@ -224,7 +224,7 @@ func (s source) checkKeys() ([]Warning, error) {
 		group := slices.IndexFunc(known, func(k string) bool { return strings.HasPrefix(k, key+".") })
 		switch {
 		case workerCountKey.MatchString(key):
-		case slices.ContainsFunc(known, func(k string) bool { return strings.HasPrefix(key+".", k+".") }): // or an entry of its map
+		case slices.ContainsFunc(known, func(k string) bool { return key == k || strings.HasPrefix(key, k+".") }):
 		case key == enabledWorkers:
 			warnings = append(warnings, Warning{key, "this key has no effect; worker_types names the workers of this server"})
 		case matches(silentKeys, key):

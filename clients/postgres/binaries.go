@@ -13,31 +13,29 @@ import (
 	"strconv"
 )
 
-// ErrNoServerBinaries says that this machine has no PostgreSQL server. Its text is for the person at the terminal.
+// ErrNoServerBinaries is returned if this machine has no PostgreSQL server. Its text is for the person at the terminal.
 var ErrNoServerBinaries = errors.New("no PostgreSQL server binaries (initdb, postgres) found: " +
 	"install them with `apt-get install postgresql`, or set database_url to a database you have")
 
-// Search says where server binaries are looked for. The zero value looks everywhere they usually are.
+// Search says where to look for server binaries. The zero value looks in all usual places.
 type Search struct {
-	// BinDir is the one folder to look in, as configured; empty: PATH, then Globs.
+	// BinDir is the one folder to look in; empty: Path, then Globs.
 	BinDir string
 	// Path is a list of folders in the form of $PATH; empty: the PATH of this process.
 	Path string
-	// Globs are patterns of folders, looked at after Path, each with its newest version first; nil: the places where
-	// distributions, PostgreSQL's own installer and Homebrew put them.
+	// Globs are patterns of folders to look in after Path, the newest version of each first; nil: usualGlobs.
 	Globs []string
 }
 
-// Distributions keep server binaries off the PATH because several majors can be installed side by side.
-func usualGlobs() []string {
-	return []string{
-		"/usr/lib/postgresql/*/bin",
-		"/usr/pgsql-*/bin",
-		"/usr/local/pgsql/bin",
-		"/opt/homebrew/opt/postgresql*/bin",
-		"/usr/local/opt/postgresql*/bin",
-		"/home/linuxbrew/.linuxbrew/opt/postgresql*/bin",
-	}
+// usualGlobs are where distributions, PostgreSQL's own installer and Homebrew put server binaries. These are off the PATH
+// because several versions can be installed side by side.
+var usualGlobs = []string{
+	"/usr/lib/postgresql/*/bin",
+	"/usr/pgsql-*/bin",
+	"/usr/local/pgsql/bin",
+	"/opt/homebrew/opt/postgresql*/bin",
+	"/usr/local/opt/postgresql*/bin",
+	"/home/linuxbrew/.linuxbrew/opt/postgresql*/bin",
 }
 
 // Binaries is one installation of the PostgreSQL server.
@@ -49,8 +47,8 @@ type Binaries struct {
 func (b Binaries) initdb() string   { return filepath.Join(b.Dir, "initdb") }
 func (b Binaries) postgres() string { return filepath.Join(b.Dir, "postgres") }
 
-// FindBinaries lists the usable installations, the preferred one first. The error is ErrNoServerBinaries when there
-// is none.
+// FindBinaries returns the usable installations, the preferred one first. The error is ErrNoServerBinaries if there is
+// none.
 func FindBinaries(ctx context.Context, search Search) ([]Binaries, error) {
 	var found []Binaries
 	for _, dir := range search.dirs() {
@@ -63,7 +61,7 @@ func FindBinaries(ctx context.Context, search Search) ([]Binaries, error) {
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
 			}
-			continue // an installation that cannot say its version cannot run either
+			continue // an installation that cannot tell its version cannot run either
 		}
 		candidate.Major = major
 		found = append(found, candidate)
@@ -72,7 +70,7 @@ func FindBinaries(ctx context.Context, search Search) ([]Binaries, error) {
 		return found, nil
 	}
 	if search.BinDir != "" {
-		return nil, fmt.Errorf("%w (looked in %s only, as configured)", ErrNoServerBinaries, search.BinDir)
+		return nil, fmt.Errorf("%w (looked only in %s)", ErrNoServerBinaries, search.BinDir)
 	}
 	return nil, ErrNoServerBinaries
 }
@@ -82,37 +80,31 @@ func (s Search) dirs() []string {
 		return []string{s.BinDir}
 	}
 	var dirs []string
-	path := cmp.Or(s.Path, os.Getenv("PATH"))
-	for _, dir := range filepath.SplitList(path) {
-		if filepath.IsAbs(dir) { // as os/exec does: nothing is run from the current folder
+	for _, dir := range filepath.SplitList(cmp.Or(s.Path, os.Getenv("PATH"))) {
+		if filepath.IsAbs(dir) { // like os/exec, which runs nothing from the current folder
 			dirs = append(dirs, dir)
 		}
 	}
 	globs := s.Globs
 	if globs == nil {
-		globs = usualGlobs()
+		globs = usualGlobs
 	}
 	for _, glob := range globs {
 		matches, _ := filepath.Glob(glob) // the only error is a malformed pattern, which matches nothing
 		slices.SortFunc(matches, func(a, b string) int { return cmp.Compare(versionIn(b), versionIn(a)) })
 		dirs = append(dirs, matches...)
 	}
-	return uniqueInOrder(dirs)
-}
-
-func uniqueInOrder(dirs []string) []string {
-	seen := make(map[string]bool, len(dirs))
+	seen := map[string]bool{}
 	return slices.DeleteFunc(dirs, func(dir string) bool {
-		dir = filepath.Clean(dir)
-		known := seen[dir]
-		seen[dir] = true
+		known := seen[filepath.Clean(dir)]
+		seen[filepath.Clean(dir)] = true
 		return known
 	})
 }
 
 var versionDigits = regexp.MustCompile(`\d+(\.\d+)?`)
 
-// versionIn reads the version a folder's name carries, so that 16 comes before 9.6; a name without one comes last.
+// versionIn returns the version in the name of a folder's parent, as a number so that 16 is after 9.6, or 0.
 func versionIn(dir string) float64 {
 	version, _ := strconv.ParseFloat(versionDigits.FindString(filepath.Base(filepath.Dir(dir))), 64)
 	return version
@@ -123,11 +115,11 @@ var versionLine = regexp.MustCompile(`\(PostgreSQL\) (\d+)`)
 func serverMajor(ctx context.Context, postgres string) (int, error) {
 	out, err := exec.CommandContext(ctx, postgres, "--version").Output()
 	if err != nil {
-		return 0, fmt.Errorf("asking %s for its version: %w", postgres, err)
+		return 0, fmt.Errorf("cannot run %s: %w", postgres, err)
 	}
 	match := versionLine.FindSubmatch(out)
 	if match == nil {
-		return 0, fmt.Errorf("%s does not say its version: %q", postgres, out)
+		return 0, fmt.Errorf("%s does not tell its version: %q", postgres, out)
 	}
 	return strconv.Atoi(string(match[1]))
 }

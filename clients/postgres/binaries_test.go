@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// install makes a folder that looks like an installation of a major version.
+// install creates a folder that looks like an installation of a major version.
 func install(t *testing.T, dir string, major int) {
 	t.Helper()
 	require.NoError(t, os.MkdirAll(dir, 0o755))

@@ -12,19 +12,12 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 )
 
-// ErrVersionMismatch says that the database was made by a PostgreSQL major version that is not installed.
+// ErrVersionMismatch is returned if the database was made by a PostgreSQL major version that is not installed.
 var ErrVersionMismatch = errors.New("database of another PostgreSQL version")
 
-// superuser and database are the names of the one role and the one database of a private server.
-const (
-	superuser = "flotilla"
-	database  = "flotilla"
-)
-
-// clusterMajor is the major version that made the cluster, 0 when there is none yet.
+// clusterMajor returns the major version that made the cluster, or 0 if there is none yet.
 func (l layout) clusterMajor() (int, error) {
 	path := filepath.Join(l.cluster(), "PG_VERSION")
 	held, err := os.ReadFile(path)
@@ -44,7 +37,7 @@ func (l layout) clusterMajor() (int, error) {
 	return major, nil
 }
 
-// binariesFor picks the installation that can run the cluster: the preferred one for a new cluster (major 0).
+// binariesFor returns the installation that can run the cluster: the preferred one for a new cluster (major 0).
 func (l layout) binariesFor(installed []Binaries, major int) (Binaries, error) {
 	for _, candidate := range installed {
 		if major == 0 || candidate.Major == major {
@@ -57,15 +50,19 @@ func (l layout) binariesFor(installed []Binaries, major int) (Binaries, error) {
 
 // initialize makes the cluster under a temporary name and renames it when it is whole, so that an initdb that was cut
 // short leaves nothing that looks like a database.
-func (l layout) initialize(ctx context.Context, cfg initConfig) (err error) {
-	l.removeUnfinished()
+func (l layout) initialize(ctx context.Context, binaries Binaries, password string, noSync bool) (err error) {
+	// Interrupted starts left these. One that cannot be removed is in nobody's way: each attempt has a name of its own.
+	left, _ := filepath.Glob(filepath.Join(l.home, initPrefix+"*"))
+	for _, dir := range left {
+		_ = os.RemoveAll(dir)
+	}
 	work, err := os.MkdirTemp(l.home, initPrefix)
 	if err != nil {
 		return fmt.Errorf("creating the database: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
 	pwfile := filepath.Join(work, "password")
-	if err := os.WriteFile(pwfile, []byte(cfg.password+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(pwfile, []byte(password+"\n"), 0o600); err != nil {
 		return fmt.Errorf("creating the database: %w", err)
 	}
 	if err := errors.Join(l.give(pwfile), l.give(work)); err != nil {
@@ -74,19 +71,19 @@ func (l layout) initialize(ctx context.Context, cfg initConfig) (err error) {
 	made := filepath.Join(work, ClusterDir)
 	args := []string{"-D", made, "--username=" + superuser, "--pwfile=" + pwfile, "--auth=scram-sha-256",
 		"--encoding=UTF8", "--locale=" + locale()}
-	if cfg.noSync {
+	if noSync {
 		args = append(args, "--no-sync")
 	}
-	cmd := exec.CommandContext(ctx, cfg.binaries.initdb(), args...)
+	cmd := exec.CommandContext(ctx, binaries.initdb(), args...)
 	l.prepare(cmd)
-	// initdb removes what it has made when asked to end. It stays in our process group: Ctrl-C may well end it.
+	// initdb removes what it has made if it is asked to end. It stays in our process group: Ctrl-C may well end it.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = stopPatience
 	if out, err := cmd.CombinedOutput(); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return fmt.Errorf("%s failed: %w: %s", cfg.binaries.initdb(), err, lastLine(string(out)))
+		return fmt.Errorf("%s failed: %w: %s", binaries.initdb(), err, lastLine(string(out)))
 	}
 	if err := os.Rename(made, l.cluster()); err != nil {
 		return fmt.Errorf("creating the database: %w", err)
@@ -94,22 +91,8 @@ func (l layout) initialize(ctx context.Context, cfg initConfig) (err error) {
 	return nil
 }
 
-type initConfig struct {
-	binaries Binaries
-	password string
-	noSync   bool
-}
-
-// removeUnfinished clears away what interrupted starts have left. What cannot be removed is in nobody's way: each
-// attempt has a name of its own.
-func (l layout) removeUnfinished() {
-	left, _ := filepath.Glob(filepath.Join(l.home, initPrefix+"*")) // the pattern is well formed
-	for _, dir := range left {
-		_ = os.RemoveAll(dir)
-	}
-}
-
-// locale sorts by code point, the same on every machine and in every version. macOS knows it by the older name only.
+// locale returns the locale that sorts by code point, the same on every machine and in every version. macOS knows it by
+// the older name only.
 func locale() string {
 	if runtime.GOOS == "darwin" {
 		return "C"
@@ -117,8 +100,8 @@ func locale() string {
 	return "C.UTF-8"
 }
 
-// prepare sets what every program of the server has in common: who runs it, where, and an environment in which no
-// PG… variable of the person at the terminal changes what it does.
+// prepare sets the user, the folder and the environment of a program of the server. No PG… variable of the person at the
+// terminal reaches it.
 func (l layout) prepare(cmd *exec.Cmd) {
 	cmd.Dir = l.home
 	cmd.Env = []string{"HOME=" + l.home, "LC_ALL=C", "TZ=UTC"}
@@ -136,32 +119,28 @@ func (l layout) prepare(cmd *exec.Cmd) {
 // maxLogBytes is the size at which the next start sets the server's log aside as postgres.log.1.
 const maxLogBytes = 10 << 20
 
-// openLog opens the file that the server's output goes to. A link is not followed: the folder may be another user's.
-func (l layout) openLog() (*os.File, error) {
-	if info, err := os.Lstat(l.logPath()); err == nil && info.Size() > maxLogBytes {
+// openLog opens the file that the server logs to, and returns its size. A link is not followed: the folder may be
+// another user's.
+func (l layout) openLog() (*os.File, int64, error) {
+	var size int64
+	if info, err := os.Lstat(l.logPath()); err == nil && info.Size() <= maxLogBytes {
+		size = info.Size()
+	} else if err == nil {
 		if err := os.Rename(l.logPath(), l.logPath()+".1"); err != nil {
-			return nil, fmt.Errorf("setting the old server log aside: %w", err)
+			return nil, 0, fmt.Errorf("setting the old server log aside: %w", err)
 		}
 	}
 	file, err := os.OpenFile(l.logPath(), os.O_WRONLY|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("opening the server log: %w", err)
+		return nil, 0, fmt.Errorf("opening the server log: %w", err)
 	}
 	if err := l.give(l.logPath()); err != nil {
-		return nil, errors.Join(fmt.Errorf("opening the server log: %w", err), file.Close())
+		return nil, 0, errors.Join(fmt.Errorf("opening the server log: %w", err), file.Close())
 	}
-	return file, nil
+	return file, size, nil
 }
 
-func (l layout) logSize() int64 {
-	info, err := os.Lstat(l.logPath())
-	if err != nil || info.Size() > maxLogBytes { // openLog is about to set it aside
-		return 0
-	}
-	return info.Size()
-}
-
-// complaint is the line of the server's log, from the byte offset on, that says best why it ended.
+// complaint returns the line of the server's log, from the byte offset on, that best tells why the server ended.
 func (l layout) complaint(offset int64) string {
 	held, err := os.ReadFile(l.logPath())
 	if err != nil || int64(len(held)) < offset {
@@ -180,6 +159,3 @@ func lastLine(text string) string {
 	text = strings.TrimSpace(text)
 	return text[strings.LastIndexByte(text, '\n')+1:]
 }
-
-// stopPatience is how long a program that was told to end at once may take before it is killed.
-const stopPatience = 5 * time.Second

@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestAnInterruptedInitdbIsBegunAnew(t *testing.T) {
+func TestAnInterruptedInitdbIsRepeated(t *testing.T) {
 	t.Parallel()
 	dir := dataDir(t)
 	l, err := newLayout(dir, config(dir))
@@ -21,7 +21,7 @@ func TestAnInterruptedInitdbIsBegunAnew(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, os.Chmod(bin, 0o755))
 	require.NoError(t, os.Symlink(installed[0].postgres(), filepath.Join(bin, "postgres")))
-	// Makes what initdb makes first, and is then killed as the machine's memory ran out.
+	// Creates what initdb creates first, and is then killed, as for want of memory.
 	half := "#!/bin/sh\nmkdir -p \"$2\"/base && echo " + strconv.Itoa(installed[0].Major) + " >\"$2\"/PG_VERSION && kill -KILL $$\n"
 	require.NoError(t, os.WriteFile(filepath.Join(bin, "initdb"), []byte(half), 0o755))
 	openUp(t, bin)
@@ -31,7 +31,7 @@ func TestAnInterruptedInitdbIsBegunAnew(t *testing.T) {
 	_, err = Start(testContext(t), cfg)
 	require.ErrorContains(t, err, "initdb failed: signal: killed")
 	assert.NoDirExists(t, l.cluster())
-	// What a Flotilla that was killed along with it could not clear away.
+	// What is left if Flotilla is killed along with it.
 	require.NoError(t, os.MkdirAll(filepath.Join(l.home, initPrefix+"1", ClusterDir, "base"), 0o700))
 
 	server := start(t, config(dir))
@@ -41,7 +41,7 @@ func TestAnInterruptedInitdbIsBegunAnew(t *testing.T) {
 	assert.Empty(t, left)
 }
 
-// openUp lets every user into a test's folder: as root the server is run by another one.
+// openUp lets every user into a test's folder, because another user runs the server of root.
 func openUp(t *testing.T, dir string) {
 	t.Helper()
 	for dir != os.TempDir() && dir != "/" {
@@ -50,7 +50,7 @@ func openUp(t *testing.T, dir string) {
 	}
 }
 
-func TestADatabaseOfAnotherMajorVersionIsRefusedInOneLine(t *testing.T) {
+func TestStartRefusesADatabaseOfAnotherMajorVersionInOneLine(t *testing.T) {
 	t.Parallel()
 	dir := dataDir(t)
 	server := start(t, config(dir))
@@ -64,7 +64,7 @@ func TestADatabaseOfAnotherMajorVersionIsRefusedInOneLine(t *testing.T) {
 	assert.NotContains(t, err.Error(), "\n")
 }
 
-func TestTheInstallationThatMadeTheDatabaseIsPreferred(t *testing.T) {
+func TestStartPrefersTheInstallationThatMadeTheDatabase(t *testing.T) {
 	t.Parallel()
 	installed := []Binaries{{Dir: "/b/17", Major: 17}, {Dir: "/b/15", Major: 15}}
 	chosen, err := layout{}.binariesFor(installed, 15)
@@ -75,7 +75,7 @@ func TestTheInstallationThatMadeTheDatabaseIsPreferred(t *testing.T) {
 	assert.Equal(t, "/b/17", chosen.Dir)
 }
 
-func TestAFolderThatIsNoDatabaseIsLeftAlone(t *testing.T) {
+func TestStartLeavesAFolderAloneThatIsNotADatabase(t *testing.T) {
 	t.Parallel()
 	dir := dataDir(t)
 	server := start(t, config(dir))
@@ -86,7 +86,7 @@ func TestAFolderThatIsNoDatabaseIsLeftAlone(t *testing.T) {
 	assert.DirExists(t, filepath.Join(server.layout.cluster(), "base"))
 }
 
-func TestALostPasswordIsSaidInOneLine(t *testing.T) {
+func TestStartReportsALostPasswordInOneLine(t *testing.T) {
 	t.Parallel()
 	dir := dataDir(t)
 	stop(t, start(t, config(dir)))
@@ -96,7 +96,7 @@ func TestALostPasswordIsSaidInOneLine(t *testing.T) {
 	assert.NotContains(t, err.Error(), "\n")
 }
 
-func TestATakenPortIsSaid(t *testing.T) {
+func TestStartReportsATakenPort(t *testing.T) {
 	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -109,7 +109,7 @@ func TestATakenPortIsSaid(t *testing.T) {
 	require.ErrorIs(t, err, errPortTaken)
 }
 
-func TestAServerThatCannotStartSaysWhy(t *testing.T) {
+func TestStartReportsWhyTheServerEnded(t *testing.T) {
 	t.Parallel()
 	cfg := config(dataDir(t))
 	cfg.Settings = map[string]string{"shared_buffers": "no size"}
@@ -118,7 +118,7 @@ func TestAServerThatCannotStartSaysWhy(t *testing.T) {
 	assert.NotContains(t, err.Error(), "\n")
 }
 
-func TestAHomeThatSomebodyElseMadeIsNotUsed(t *testing.T) {
+func TestStartDoesNotUseAHomeOfAnotherUser(t *testing.T) {
 	t.Parallel()
 	parent := t.TempDir()
 	link := filepath.Join(parent, "link")

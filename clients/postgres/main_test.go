@@ -16,7 +16,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// asProgram makes this test binary run startAndWait on the named data folder instead of the tests.
+// asProgram is an environment variable that makes this test binary run startAndWait on the data folder it names.
 const asProgram = "FLOTILLA_TEST_START_IN"
 
 func TestMain(m *testing.M) {
@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// startAndWait is a program that has a private server, says so, and runs until it is killed.
+// startAndWait is a program that starts a private server, prints its process id, and runs until it is killed.
 func startAndWait(dir string) {
 	server, err := Start(context.Background(), config(dir))
 	if err != nil {
@@ -58,11 +58,11 @@ func startProgram(t *testing.T, dir string) *program {
 }
 
 func (p *program) kill() {
-	_ = p.cmd.Process.Kill() // it may have been killed before
+	_ = p.cmd.Process.Kill() // fails if it was killed before
 	_ = p.cmd.Wait()
 }
 
-// dataDir is a folder for one test that goes with all that was made for it elsewhere.
+// dataDir returns a folder for one test. It is removed with the test, and so is its home.
 func dataDir(t *testing.T) string {
 	t.Helper()
 	dir, err := filepath.EvalSymlinks(t.TempDir())
@@ -73,9 +73,9 @@ func dataDir(t *testing.T) string {
 	return dir
 }
 
-// config spares the disk: no test here takes the power away.
+// config returns a configuration that is patient with a busy machine and does not wait for the disk.
 func config(dir string) ServerConfig {
-	return ServerConfig{DataDir: dir, NoSync: true, Settings: map[string]string{"fsync": "off"}}
+	return ServerConfig{DataDir: dir, NoSync: true, StartTimeout: 4 * time.Minute, Settings: map[string]string{"fsync": "off"}}
 }
 
 // start starts a server that ends with the test.
@@ -89,33 +89,33 @@ func start(t *testing.T, cfg ServerConfig) *Server {
 
 func stop(t *testing.T, server *Server) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	require.NoError(t, server.Stop(ctx))
 }
 
 func testContext(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-// query runs one statement and returns the one value it answers.
+// query executes a statement and returns its one value.
 func query(t *testing.T, url, statement string) string {
 	t.Helper()
 	db, err := sql.Open("postgres", url)
 	require.NoError(t, err)
 	defer db.Close()
-	var answer string
-	err = db.QueryRow(statement).Scan(&answer)
+	var value string
+	err = db.QueryRow(statement).Scan(&value)
 	if !errors.Is(err, sql.ErrNoRows) {
 		require.NoError(t, err)
 	}
-	return answer
+	return value
 }
 
-// serverProcesses are the ids of the living processes that serve a cluster.
+// serverProcesses returns the ids of the processes that serve a cluster.
 func serverProcesses(t *testing.T, l layout) []string {
 	t.Helper()
 	found, err := filepath.Glob("/proc/[0-9]*/cwd")
@@ -133,7 +133,7 @@ func requireEnded(t *testing.T, done <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-done:
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("the server's end was not noticed")
 	}
 }

@@ -1,28 +1,45 @@
+// Package postgres runs a private PostgreSQL server for installations that have no database of their own: dev mode,
+// and (through its sub-package pgtest) the tests.
+//
+// It finds the server binaries, makes a cluster in Flotilla's data folder, starts it on a loopback port, notices when
+// it dies and stops it. What is inside the database belongs to package state.
 package postgres
 
 import (
 	"cmp"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
+
+	_ "github.com/lib/pq" // the driver that creates the database
 )
 
 // defaultStartTimeout leaves a server time to recover from a crash.
 const defaultStartTimeout = time.Minute
 
+// The names of the one role and the one database of a private server.
+const (
+	superuser = "flotilla"
+	database  = "flotilla"
+)
+
 // ServerConfig configures a private server.
 type ServerConfig struct {
-	// DataDir is Flotilla's data folder; it is created where missing.
+	// DataDir is Flotilla's data folder. It is created if it is missing.
 	DataDir string
 	Logger  *slog.Logger
 	// Search says where the server binaries are.
 	Search Search
-	// Owner is the system user who runs the server when this process is root; empty: postgres, else nobody.
+	// Owner is the system user who runs the server if this process is root; empty: postgres, else nobody.
 	Owner string
 	// HomeParent is the folder that a database of root is made in, outside DataDir; empty: /var/tmp. Every user must be
 	// able to pass through it. It has no effect on a database that exists.
@@ -33,7 +50,7 @@ type ServerConfig struct {
 	Settings map[string]string
 	// StartTimeout is how long the server may take until it accepts connections; 0: one minute.
 	StartTimeout time.Duration
-	// NoSync makes the creation of the database quick and unsafe against a loss of power: for tests.
+	// NoSync makes the creation of the database fast and unsafe against a loss of power, for tests.
 	NoSync bool
 }
 
@@ -47,10 +64,11 @@ type Server struct {
 	adopted  bool
 	main     *postmaster
 
-	unwatch  context.CancelFunc
-	locks    []*os.File
-	stopOnce sync.Once
-	stopErr  error
+	following sync.WaitGroup // of the goroutines of follow
+	released  chan struct{}  // closed by release
+	locks     []*os.File
+	stopOnce  sync.Once
+	stopErr   error
 }
 
 // Start brings up the private server of a data folder and returns when it accepts connections; ctx is for the start
@@ -61,7 +79,7 @@ func Start(ctx context.Context, cfg ServerConfig) (*Server, error) {
 		return nil, errors.New("a private PostgreSQL server needs a data folder")
 	}
 	cfg.StartTimeout = cmp.Or(cfg.StartTimeout, defaultStartTimeout)
-	s := &Server{cfg: cfg, log: cfg.Logger, unwatch: func() {}}
+	s := &Server{cfg: cfg, log: cfg.Logger, released: make(chan struct{})}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -92,36 +110,50 @@ func (s *Server) start(ctx context.Context) error {
 	}
 	if major == 0 {
 		s.log.Info("creating a private postgres database", "folder", s.layout.home, "version", binaries.Major)
-		init := initConfig{binaries: binaries, password: s.password, noSync: s.cfg.NoSync}
-		if err := s.layout.initialize(ctx, init); err != nil {
+		if err := s.layout.initialize(ctx, binaries, s.password, s.cfg.NoSync); err != nil {
 			return err
 		}
 	}
-	if err := s.run(ctx, binaries); err != nil {
+	if s.adopted, err = s.adopt(ctx); err != nil {
 		return err
+	}
+	for attempt := 0; !s.adopted; attempt++ {
+		err := s.launch(ctx, binaries)
+		if err == nil {
+			break
+		}
+		if attempt == portAttempts || s.cfg.Port != 0 || !errors.Is(err, errPortTaken) {
+			return err
+		}
 	}
 	s.log.Info("private postgres is ready", "port", s.port, "pid", s.main.pid, "adopted", s.adopted, "folder", s.layout.home)
 	return nil
 }
 
-// takeFolders resolves where the database is and makes sure that no other Flotilla uses it.
+// takeFolders finds out where the database is, and locks the data folder and the home against another Flotilla. The
+// lock on the home matters if it is outside the data folder: a copied data folder names the same home. It also makes
+// systemd-tmpfiles leave a home below /var/tmp alone.
 func (s *Server) takeFolders() error {
 	dataDir, err := realFolder(s.cfg.DataDir)
 	if err != nil {
 		return err
 	}
-	lock, err := lockDataDir(dataDir)
+	held, err := lock(filepath.Join(dataDir, lockFile), os.O_RDWR|os.O_CREATE, dataDir)
 	if err != nil {
 		return err
 	}
-	s.locks = append(s.locks, lock)
+	s.locks = append(s.locks, held)
+	// The process id only helps the person whose start is refused; the lock itself does not depend on it.
+	if err := held.Truncate(0); err == nil {
+		_, _ = held.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	}
 	if s.layout, err = newLayout(dataDir, s.cfg); err != nil {
 		return err
 	}
-	if lock, err = lockHome(s.layout.home, dataDir); err != nil {
+	if held, err = lock(s.layout.home, os.O_RDONLY, dataDir); err != nil {
 		return err
 	}
-	s.locks = append(s.locks, lock)
+	s.locks = append(s.locks, held)
 	if s.layout.owner != nil {
 		s.log.Info("root cannot run postgres, so an unprivileged user does, in a folder of its own",
 			"user", s.layout.owner.name, "folder", s.layout.home)
@@ -129,40 +161,74 @@ func (s *Server) takeFolders() error {
 	return nil
 }
 
-// realFolder creates a folder where missing and names it the same way however it was reached.
-func realFolder(dir string) (string, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", fmt.Errorf("creating the data folder: %w", err)
-	}
-	dir, err := filepath.Abs(dir)
-	if err == nil {
-		dir, err = filepath.EvalSymlinks(dir)
-	}
+// ensureDatabase creates Flotilla's database in a new cluster.
+func (s *Server) ensureDatabase(ctx context.Context) error {
+	db, err := sql.Open("postgres", s.DatabaseURL("postgres"))
 	if err != nil {
-		return "", fmt.Errorf("resolving the data folder: %w", err)
+		return err
 	}
-	return dir, nil
+	var exists bool
+	err = db.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM pg_database WHERE datname = $1)`, database).Scan(&exists)
+	if err == nil && !exists {
+		_, err = db.ExecContext(ctx, `CREATE DATABASE `+database)
+	}
+	if err := errors.Join(err, db.Close()); err != nil {
+		return fmt.Errorf("creating the database %s: %w", database, err)
+	}
+	return nil
 }
 
-// URL is the connection URL of Flotilla's database. It holds the password.
+// URL returns the connection URL of Flotilla's database. It holds the password.
 func (s *Server) URL() string { return s.DatabaseURL(database) }
 
-// PID is the process id of the server's main process.
+// DatabaseURL returns the connection URL of a database of this server. It holds the password.
+func (s *Server) DatabaseURL(name string) string { return addressOf(s.port, s.password, name) }
+
+func addressOf(port int, password, name string) string {
+	return (&url.URL{
+		Scheme:   "postgres",
+		User:     url.UserPassword(superuser, password),
+		Host:     net.JoinHostPort(loopback, strconv.Itoa(port)),
+		Path:     "/" + name,
+		RawQuery: "sslmode=disable",
+	}).String()
+}
+
+// RunningURL returns the URL, password included, of the database that a program now serves from a data folder. It starts
+// nothing and locks nothing: it is for commands that look at the database beside that program.
+func RunningURL(dataDir string) (string, error) {
+	home, err := HomeOf(ServerConfig{DataDir: dataDir})
+	if err != nil {
+		return "", err
+	}
+	l := layout{dataDir: dataDir, home: home}
+	pid, port, _ := l.postmasterFile()
+	if port == 0 || !l.runs(pid) {
+		return "", fmt.Errorf("no database is running in %s: start flotilla-os dev there first", dataDir)
+	}
+	password, err := l.readPassword(true)
+	if err != nil {
+		return "", err
+	}
+	return addressOf(port, password, database), nil
+}
+
+// PID returns the process id of the server's main process.
 func (s *Server) PID() int { return s.main.pid }
 
-// Port is the loopback port that the server listens on.
+// Port returns the loopback port that the server listens on.
 func (s *Server) Port() int { return s.port }
 
-// Home is the folder that holds the cluster and the server's log.
+// Home returns the folder that holds the cluster and the server's log.
 func (s *Server) Home() string { return s.layout.home }
 
 // Adopted reports whether the server was left running by a process that crashed.
 func (s *Server) Adopted() bool { return s.adopted }
 
-// Done is closed when the server has ended, asked or not.
+// Done is closed when the server has ended, whether asked to or not.
 func (s *Server) Done() <-chan struct{} { return s.main.done }
 
-// Err is nil while the server runs and after Stop, and wraps ErrServerDied when it ended by itself.
+// Err returns nil while the server runs and after Stop, and wraps ErrServerDied if it ended by itself.
 func (s *Server) Err() error {
 	if !s.main.ended() {
 		return nil
@@ -170,9 +236,9 @@ func (s *Server) Err() error {
 	return s.main.err
 }
 
-// Stop shuts the server down (fast: sessions are cut off, transactions rolled back) and returns when it is gone and
-// the folder is free. When ctx ends first, the server is cut off hard, loses nothing that was committed, and the error
-// says so. It may be called more than once.
+// Stop shuts the server down (sessions are cut off, transactions rolled back) and returns when it is gone and the folder
+// is free. If ctx ends first, the server is cut off hard, loses nothing that was committed, and Stop returns an error.
+// It may be called more than once.
 func (s *Server) Stop(ctx context.Context) error {
 	s.stopOnce.Do(func() {
 		s.stopErr = errors.Join(s.main.end(ctx), s.release())
@@ -181,12 +247,13 @@ func (s *Server) Stop(ctx context.Context) error {
 	return s.stopErr
 }
 
+// release ends the goroutines of s and unlocks its folders. It leaves an adopted server running.
 func (s *Server) release() error {
-	s.unwatch()
+	close(s.released)
+	s.following.Wait()
 	var errs []error
-	for _, lock := range s.locks {
-		errs = append(errs, lock.Close())
+	for _, held := range s.locks {
+		errs = append(errs, held.Close())
 	}
-	s.locks = nil
 	return errors.Join(errs...)
 }

@@ -38,7 +38,7 @@ func TestAFreshServerIsPrivate(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, os.FileMode(0o600), info.Mode().Perm())
 	stranger := &Server{layout: server.layout, port: server.port, password: "guess"}
-	assert.False(t, stranger.answers(t.Context()), "another password was let in")
+	require.ErrorContains(t, stranger.ensureDatabase(t.Context()), "password authentication failed")
 
 	group, err := syscall.Getpgid(server.PID())
 	require.NoError(t, err)
@@ -47,16 +47,18 @@ func TestAFreshServerIsPrivate(t *testing.T) {
 	assert.NotContains(t, log.String(), server.password)
 }
 
-func TestRootsServerRunsAsAnotherUser(t *testing.T) {
+func TestTheServerOfRootRunsAsAnotherUser(t *testing.T) {
 	t.Parallel()
 	server := start(t, config(dataDir(t)))
 	info, err := os.Stat(filepath.Join("/proc", strconv.Itoa(server.PID())))
 	require.NoError(t, err)
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	require.True(t, ok)
 	if os.Geteuid() != 0 {
-		assert.EqualValues(t, os.Geteuid(), uidOf(info))
+		assert.EqualValues(t, os.Geteuid(), stat.Uid)
 		return
 	}
-	assert.NotZero(t, uidOf(info))
+	assert.NotZero(t, stat.Uid)
 	assert.Equal(t, usualHomeParent, filepath.Dir(server.Home()))
 	recorded, err := os.ReadFile(filepath.Join(server.layout.dataDir, locationFile))
 	require.NoError(t, err)
@@ -82,7 +84,7 @@ func TestStopLeavesNoProcess(t *testing.T) {
 	stop(t, server)
 	assert.Empty(t, serverProcesses(t, server.layout))
 	requireEnded(t, server.Done())
-	require.NoError(t, server.Err(), "an end that was asked for is no failure")
+	require.NoError(t, server.Err(), "Stop is not a failure")
 	stop(t, server) // a second time does nothing
 }
 
@@ -93,10 +95,10 @@ func TestStopDoesNotOutlastItsContext(t *testing.T) {
 	cancel()
 	require.ErrorIs(t, server.Stop(ctx), context.Canceled)
 	assert.Empty(t, serverProcesses(t, server.layout))
-	server.stopErr = nil // has been looked at; the cleanup asks again
+	server.stopErr = nil // the cleanup calls Stop again
 }
 
-func TestAServerThatDiesIsNoticed(t *testing.T) {
+func TestErrReportsAServerThatDied(t *testing.T) {
 	t.Parallel()
 	dir := dataDir(t)
 	server := start(t, config(dir))
@@ -126,7 +128,7 @@ func TestAServerLeftByACrashIsAdopted(t *testing.T) {
 	require.NoError(t, server.Err())
 }
 
-func TestAnAdoptedServerThatDiesIsNoticed(t *testing.T) {
+func TestErrReportsAnAdoptedServerThatDied(t *testing.T) {
 	t.Parallel()
 	dir := dataDir(t)
 	startProgram(t, dir).kill()
@@ -137,7 +139,7 @@ func TestAnAdoptedServerThatDiesIsNoticed(t *testing.T) {
 	require.ErrorIs(t, server.Err(), ErrServerDied)
 }
 
-func TestAServerThatIsShuttingDownIsWaitedForAndFollowedByANewOne(t *testing.T) {
+func TestStartWaitsForAServerThatIsShuttingDown(t *testing.T) {
 	t.Parallel()
 	dir := dataDir(t)
 	crashed := startProgram(t, dir)
@@ -147,7 +149,7 @@ func TestAServerThatIsShuttingDownIsWaitedForAndFollowedByANewOne(t *testing.T) 
 	assert.Equal(t, database, query(t, server.URL(), `SELECT current_database()`))
 }
 
-func TestASecondCopyInTheSameFolderIsRefused(t *testing.T) {
+func TestStartRefusesAFolderThatIsInUse(t *testing.T) {
 	t.Parallel()
 	dir := dataDir(t)
 	other := startProgram(t, dir)
@@ -158,11 +160,11 @@ func TestASecondCopyInTheSameFolderIsRefused(t *testing.T) {
 	assert.ErrorContains(t, err, "(process "+strconv.Itoa(other.cmd.Process.Pid)+")")
 	assert.NotContains(t, err.Error(), "\n")
 
-	other.kill() // its lock goes with it
+	other.kill() // which unlocks the folder
 	assert.True(t, start(t, config(dir)).Adopted())
 }
 
-func TestACopiedDataFolderOfRootDoesNotShareItsDatabase(t *testing.T) {
+func TestACopiedDataFolderOfRootDoesNotShareTheDatabase(t *testing.T) {
 	t.Parallel()
 	dir := dataDir(t)
 	server := start(t, config(dir))
@@ -174,25 +176,25 @@ func TestACopiedDataFolderOfRootDoesNotShareItsDatabase(t *testing.T) {
 		require.ErrorIs(t, err, ErrDataDirInUse)
 		return
 	}
-	require.NoError(t, err, "a record is for root alone")
+	require.NoError(t, err, "only root reads the record")
 	assert.NotEqual(t, server.Home(), second.Home())
 	stop(t, second)
 }
 
-func TestANumberInPostmasterPidThatIsAnothersDoesNotStopTheStart(t *testing.T) {
+func TestStartIgnoresAPostmasterPidOfAnotherProcess(t *testing.T) {
 	t.Parallel()
 	dir := dataDir(t)
 	server := start(t, config(dir))
-	require.NoError(t, syscall.Kill(server.PID(), syscall.SIGKILL)) // leaves its file
+	require.NoError(t, syscall.Kill(server.PID(), syscall.SIGKILL)) // leaves its postmaster.pid
 	requireEnded(t, server.Done())
 	stop(t, server)
 
-	// A process of the same user is what PostgreSQL would take for a living server.
+	// PostgreSQL takes a process of the same user for a living server.
 	other := exec.Command("sleep", "1000")
 	server.layout.prepare(other)
 	require.NoError(t, other.Start())
 	t.Cleanup(func() { _ = other.Process.Kill(); _ = other.Wait() })
-	path := filepath.Join(server.layout.cluster(), postmasterFile)
+	path := filepath.Join(server.layout.cluster(), postmasterPID)
 	held, err := os.ReadFile(path)
 	require.NoError(t, err)
 	_, rest, _ := bytes.Cut(held, []byte("\n"))
@@ -205,14 +207,32 @@ func TestANumberInPostmasterPidThatIsAnothersDoesNotStopTheStart(t *testing.T) {
 	require.NoError(t, other.Process.Signal(syscall.Signal(0)), "the other process was ended")
 }
 
-func TestAStartThatIsCalledOffLeavesNoProcess(t *testing.T) {
+// A new server can get the process id of the dead one, for instance in a container that is started again. The dead one's
+// file must not make it look ready.
+func TestTheFileOfADeadServerNamesNoServer(t *testing.T) {
+	t.Parallel()
+	server := start(t, config(dataDir(t)))
+	require.NoError(t, syscall.Kill(server.PID(), syscall.SIGKILL))
+	requireEnded(t, server.Done())
+	pid, _, ready := server.layout.postmasterFile()
+	require.Equal(t, server.PID(), pid)
+	require.True(t, ready)
+
+	adopted, err := (&Server{layout: server.layout}).adopt(t.Context())
+	require.NoError(t, err)
+	assert.False(t, adopted)
+	pid, _, _ = server.layout.postmasterFile()
+	assert.Equal(t, os.Getpid(), pid)
+}
+
+func TestACancelledStartLeavesNothing(t *testing.T) {
 	t.Parallel()
 	dir := dataDir(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	_, err := Start(ctx, config(dir))
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	server := start(t, config(dir)) // nothing is in the way of the next
+	server := start(t, config(dir)) // the next start succeeds
 	left, err := filepath.Glob(filepath.Join(server.Home(), initPrefix+"*"))
 	require.NoError(t, err)
 	assert.Empty(t, left)

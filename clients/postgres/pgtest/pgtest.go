@@ -1,7 +1,7 @@
 // Package pgtest gives tests real PostgreSQL databases.
 //
-// New gives a test a database of its own: a clone of a template that is migrated once per test process, on one private
-// server per test process, tuned for speed and not for safety. NewServer gives a test a durable server of its own,
+// New returns a database of the test's own: a clone of a template that is migrated once per test process, on one private
+// server per test process, tuned for speed and not for safety. NewServer returns a durable server of the test's own,
 // which it may kill and start again. Only tests import this package.
 //
 // A package that uses New ends its server in TestMain, alone or together with a check for leaked goroutines:
@@ -9,7 +9,7 @@
 //	func TestMain(m *testing.M) { pgtest.Main(m) }
 //	func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.Wrap(m)) }
 //
-// However the test process ends, the servers end with it and their folders go.
+// However the test process ends, its servers end and their folders are removed.
 package pgtest
 
 import (
@@ -25,8 +25,9 @@ import (
 	_ "github.com/lib/pq" // the driver of Open
 )
 
-// patience bounds every step of this package: a test fails rather than hangs.
-const patience = 2 * time.Minute
+// patience bounds every step of this package, on a machine that is busy with other things: a test fails rather than
+// hangs.
+const patience = 4 * time.Minute
 
 // DB is one test's database, dropped when the test ends.
 type DB struct {
@@ -35,7 +36,7 @@ type DB struct {
 	URL string
 }
 
-// Option changes what New gives.
+// Option configures New.
 type Option func(*options)
 
 type options struct {
@@ -43,13 +44,13 @@ type options struct {
 	migrate  func(ctx context.Context, url string) error
 }
 
-// Template makes the database a clone of one that migrate has prepared. It runs once per test process and name, and has
-// to close its connections before it returns.
+// Template makes the database a clone of one that migrate has prepared. migrate runs once per test process and name, and
+// must close its connections before it returns.
 func Template(name string, migrate func(ctx context.Context, url string) error) Option {
 	return func(o *options) { o.template, o.migrate = name, migrate }
 }
 
-// New gives the test a database of its own: empty, or a clone of a Template. The environment variable
+// New returns a database of the test's own, empty or a clone of a Template. The environment variable
 // FLOTILLA_TEST_DATABASE_URL may name a server to use (as a superuser) instead of a private one.
 func New(t testing.TB, opts ...Option) *DB {
 	t.Helper()
@@ -59,29 +60,29 @@ func New(t testing.TB, opts ...Option) *DB {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	server, err := shared.get(ctx)
-	if err != nil {
-		t.Fatalf("pgtest: no server: %v", err)
+	shared.once.Do(func() { shared.err = shared.start(ctx) })
+	if shared.err != nil {
+		t.Fatalf("pgtest: no server: %v", shared.err)
 	}
-	template, err := server.template(ctx, chosen)
+	template, err := shared.template(ctx, chosen)
 	if err != nil {
 		t.Fatalf("pgtest: template %q: %v", chosen.template, err)
 	}
 	name := uniqueName("test")
-	if err := server.create(ctx, name, template); err != nil {
+	if err := shared.create(ctx, name, template); err != nil {
 		t.Fatalf("pgtest: %v", err)
 	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		if err := server.drop(ctx, name); err != nil {
+		if err := shared.drop(ctx, name); err != nil {
 			t.Errorf("pgtest: %v", err)
 		}
 	})
-	return &DB{Name: name, URL: server.url(name)}
+	return &DB{Name: name, URL: shared.url(name)}
 }
 
-// Open gives a connection pool to the database, closed when the test ends.
+// Open returns a connection pool of the database, closed when the test ends.
 func (db *DB) Open(t testing.TB) *sql.DB {
 	t.Helper()
 	return open(t, db.URL)
@@ -93,11 +94,11 @@ func open(t testing.TB, url string) *sql.DB {
 	if err != nil {
 		t.Fatalf("pgtest: %v", err)
 	}
-	t.Cleanup(func() { _ = pool.Close() }) // nothing to learn from it at a test's end
+	t.Cleanup(func() { _ = pool.Close() }) // says nothing of use at a test's end
 	return pool
 }
 
-// uniqueName is free of collisions between the test processes that share a server.
+// uniqueName returns a name that no other test process on the same server uses.
 func uniqueName(kind string) string {
 	return fmt.Sprintf("flotilla_%s_%d_%s", kind, os.Getpid(), strings.ToLower(rand.Text()[:10]))
 }
@@ -108,10 +109,10 @@ func Main(m *testing.M) { os.Exit(Wrap(m).Run()) }
 // Tests is what goleak.VerifyTestMain runs.
 type Tests struct{ m *testing.M }
 
-// Wrap makes the end of the tests the end of the server.
+// Wrap ends the server with the tests.
 func Wrap(m *testing.M) Tests { return Tests{m} }
 
-// Run runs the tests, ends the server and returns the exit code: not 0 when the server would not end.
+// Run runs the tests, ends the server and returns the exit code, which is not 0 if the server would not end.
 func (w Tests) Run() int {
 	code := w.m.Run()
 	if err := shared.close(); err != nil {

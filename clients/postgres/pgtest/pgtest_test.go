@@ -47,7 +47,7 @@ func TestEachTestHasItsOwnCloneOfOneTemplate(t *testing.T) {
 	}
 }
 
-func TestADatabaseIsDroppedAtTheTestsEnd(t *testing.T) {
+func TestTheDatabaseIsDroppedWithTheTest(t *testing.T) {
 	t.Parallel()
 	var name string
 	t.Run("a test", func(t *testing.T) {
@@ -61,7 +61,7 @@ func TestADatabaseIsDroppedAtTheTestsEnd(t *testing.T) {
 	assert.False(t, exists)
 }
 
-func TestAKilledServerComesBackWithWhatWasCommitted(t *testing.T) {
+func TestAKilledServerKeepsWhatWasCommitted(t *testing.T) {
 	t.Parallel()
 	server := pgtest.NewServer(t, pgtest.Setting("max_connections", "20"))
 	url := server.CreateDatabase("crash")

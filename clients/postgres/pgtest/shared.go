@@ -17,7 +17,7 @@ import (
 // externalURL is the environment variable that names a server to use instead of a private one.
 const externalURL = "FLOTILLA_TEST_DATABASE_URL"
 
-// shared is the one server of this test process: there is one process to share it in, and its TestMain ends it.
+// shared is the one server of this test process. Its TestMain ends it.
 var shared sharedServer
 
 // sharedServer is started by the first test that needs it.
@@ -25,35 +25,35 @@ type sharedServer struct {
 	once sync.Once
 	err  error
 
-	private *instance // nil: an external server
+	private *Server // nil: an external server
 	admin   *sql.DB
 	base    *url.URL
 
 	mu        sync.Mutex
-	templates map[string]*template
+	templates map[string]func() (string, error) // by the name that Template was given
+	made      []string                          // the databases that they are
 }
 
-type template struct {
-	once sync.Once
-	name string
-	err  error
-}
-
-func (s *sharedServer) get(ctx context.Context) (*sharedServer, error) {
-	s.once.Do(func() { s.err = s.start(ctx) })
-	return s, s.err
+// quick are the settings of the shared server. They trade all safety for speed: nothing outlives the test process.
+var quick = map[string]string{
+	"fsync":              "off",
+	"full_page_writes":   "off",
+	"synchronous_commit": "off",
+	"max_connections":    "200",
+	"shared_buffers":     "64MB",
+	"max_wal_size":       "256MB", // it may be in memory
 }
 
 func (s *sharedServer) start(ctx context.Context) error {
-	s.templates = make(map[string]*template)
+	s.templates = map[string]func() (string, error){}
 	maintenance := os.Getenv(externalURL)
 	if maintenance == "" {
-		private, err := newInstance(ctx, instanceConfig{settings: quick(), parent: memory()})
+		private, err := newServer(ctx, quick, memory())
 		if err != nil {
 			return err
 		}
 		s.private = private
-		maintenance = private.url("postgres")
+		maintenance = private.server.DatabaseURL("postgres")
 	}
 	var err error
 	if s.base, err = url.Parse(maintenance); err != nil {
@@ -62,25 +62,13 @@ func (s *sharedServer) start(ctx context.Context) error {
 	if s.admin, err = sql.Open("postgres", maintenance); err != nil {
 		return err
 	}
-	// Creating a database is work for the disk: more at once would only be slower each.
+	// Creating databases is bound by the disk: more at a time would only make each slower.
 	s.admin.SetMaxOpenConns(4)
 	return nil
 }
 
-// quick trades all safety for speed: nothing outlives the test process anyway.
-func quick() map[string]string {
-	return map[string]string{
-		"fsync":              "off",
-		"full_page_writes":   "off",
-		"synchronous_commit": "off",
-		"max_connections":    "200",
-		"shared_buffers":     "64MB",
-		"max_wal_size":       "256MB", // it may lie in memory
-	}
-}
-
-// memory is a folder in memory where the machine has one with room to spare, else empty. A new database is some three
-// hundred files, which a busy disk takes ten times as long to create.
+// memory returns a folder in memory, or "" if the machine has none with room to spare. A new database is some three
+// hundred files, which take ten times as long to create on a busy disk.
 func memory() string {
 	const folder, gigabyte = "/dev/shm", 1 << 30
 	if os.Getenv("TMPDIR") != "" { // somebody chose where temporary files go
@@ -102,20 +90,20 @@ func (s *sharedServer) url(name string) string {
 	return u.String()
 }
 
-// template returns the database to clone, which the first to ask for it makes.
+// template returns the name of the database to clone. The first caller makes it.
 func (s *sharedServer) template(ctx context.Context, o options) (string, error) {
 	if o.migrate == nil {
 		return "template0", nil
 	}
 	s.mu.Lock()
-	made, known := s.templates[o.template]
+	prepare, known := s.templates[o.template]
 	if !known {
-		made = &template{name: uniqueName("template")}
-		s.templates[o.template] = made
+		name := uniqueName("template")
+		prepare = sync.OnceValues(func() (string, error) { return name, s.prepare(ctx, name, o.migrate) })
+		s.templates[o.template], s.made = prepare, append(s.made, name)
 	}
 	s.mu.Unlock()
-	made.once.Do(func() { made.err = s.prepare(ctx, made.name, o.migrate) })
-	return made.name, made.err
+	return prepare()
 }
 
 func (s *sharedServer) prepare(ctx context.Context, name string, migrate func(context.Context, string) error) error {
@@ -125,8 +113,8 @@ func (s *sharedServer) prepare(ctx context.Context, name string, migrate func(co
 	if err := migrate(ctx, s.url(name)); err != nil {
 		return fmt.Errorf("migrating: %w", err)
 	}
-	// A database can be cloned only while nobody is connected to it, so nobody may from here on. A connection that
-	// migrate has just closed may take the server a moment to end: it is ended here.
+	// A database can be cloned only while nobody is connected to it, so from here on nobody may connect. The server may
+	// not yet have ended the connections that migrate closed.
 	if _, err := s.admin.ExecContext(ctx, `ALTER DATABASE `+pq.QuoteIdentifier(name)+` ALLOW_CONNECTIONS false`); err != nil {
 		return fmt.Errorf("closing the template: %w", err)
 	}
@@ -152,7 +140,7 @@ func (s *sharedServer) drop(ctx context.Context, name string) error {
 	return nil
 }
 
-// close ends what start has started. The zero value has nothing to end.
+// close ends what start has started. It does nothing for the zero value.
 func (s *sharedServer) close() error {
 	if s.admin == nil {
 		return s.private.remove()
@@ -161,8 +149,8 @@ func (s *sharedServer) close() error {
 	defer cancel()
 	var errs []error
 	if s.private == nil {
-		for _, made := range s.templates {
-			errs = append(errs, s.drop(ctx, made.name))
+		for _, name := range s.made {
+			errs = append(errs, s.drop(ctx, name))
 		}
 	}
 	errs = append(errs, s.admin.Close(), s.private.remove())

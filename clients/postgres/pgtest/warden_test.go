@@ -18,11 +18,11 @@ import (
 	"github.com/stitchfix/flotilla-os/clients/postgres/pgtest"
 )
 
-// asDoomed makes TestDoomed, in a test process of its own, stand still until that process is killed.
+// asDoomed is an environment variable that makes TestDoomed wait, in a test process of its own, until it is killed.
 const asDoomed = "FLOTILLA_TEST_DOOMED"
 
-// TestDoomed is the test that TestAKilledTestProcessLeavesNothing kills. Run by itself it only shows that both kinds
-// of server come up.
+// TestDoomed is the test that TestAKilledTestProcessLeavesNothing kills. Run by itself it only checks that both kinds of
+// server start.
 func TestDoomed(t *testing.T) {
 	db := pgtest.New(t).Open(t)
 	own := pgtest.NewServer(t)
@@ -58,23 +58,23 @@ func TestAKilledTestProcessLeavesNothing(t *testing.T) {
 			require.NoError(t, cmd.Start())
 			clusters := announced(bufio.NewScanner(out))
 			killed := cmd.Process.Signal(signal)
-			_ = cmd.Wait() // says that it was killed
+			_ = cmd.Wait() // returns that it was killed
 			require.NoError(t, killed)
 			require.Len(t, clusters, 2)
 			for _, cluster := range clusters {
 				assert.Eventually(t, func() bool {
 					return gone(filepath.Dir(cluster)) && len(serving(t, cluster)) == 0
-				}, 30*time.Second, 50*time.Millisecond, "%s is still there or served by %v", cluster, serving(t, cluster))
+				}, 2*time.Minute, 50*time.Millisecond, "%s is still there or served by %v", cluster, serving(t, cluster))
 			}
 			assert.Eventually(t, func() bool {
 				left, err := os.ReadDir(temp)
 				return err == nil && len(left) == 0
-			}, 30*time.Second, 50*time.Millisecond, "the data folders are still there")
+			}, 2*time.Minute, 50*time.Millisecond, "the data folders are still there")
 		})
 	}
 }
 
-// announced reads the folders that TestDoomed prints.
+// announced returns the folders that TestDoomed prints.
 func announced(lines *bufio.Scanner) []string {
 	for lines.Scan() {
 		if _, folders, ok := strings.Cut(lines.Text(), "folders "); ok {
@@ -89,7 +89,7 @@ func gone(path string) bool {
 	return os.IsNotExist(err)
 }
 
-// serving lists the processes whose working folder is the cluster, as that of every process of a server is.
+// serving returns the processes whose working folder is the cluster, which every process of a server has.
 func serving(t *testing.T, cluster string) []string {
 	t.Helper()
 	links, err := filepath.Glob("/proc/[0-9]*/cwd")

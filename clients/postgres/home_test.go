@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestADatabaseThatAUserMadeIsServedAsThatUser(t *testing.T) {
+func TestRootServesTheDatabaseOfAUserAsThatUser(t *testing.T) {
 	t.Parallel()
 	dir := dataDir(t)
 	openUp(t, dir)
@@ -19,7 +19,7 @@ func TestADatabaseThatAUserMadeIsServedAsThatUser(t *testing.T) {
 	query(t, first.URL(), `CREATE TABLE note AS SELECT 'of a user' AS body`)
 	stop(t, first)
 	inside := filepath.Join(dir, homeDir)
-	if os.Geteuid() == 0 { // brings about what a start by that user would have made
+	if os.Geteuid() == 0 { // creates what a start by that user would have created
 		owner := strconv.Itoa(int(first.layout.owner.uid)) + ":" + strconv.Itoa(int(first.layout.owner.gid))
 		require.NoError(t, exec.Command("cp", "-a", first.Home(), inside).Run())
 		require.NoError(t, exec.Command("chown", owner, inside).Run())
@@ -38,7 +38,7 @@ func TestADatabaseThatAUserMadeIsServedAsThatUser(t *testing.T) {
 	assert.Equal(t, second.URL(), running)
 }
 
-func TestNoDatabaseRunsWhereNoneWasStarted(t *testing.T) {
+func TestRunningURLReportsThatNoDatabaseRuns(t *testing.T) {
 	t.Parallel()
 	dir := dataDir(t)
 	_, err := RunningURL(dir)

@@ -3,6 +3,10 @@ package pgtest
 import (
 	"context"
 	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,9 +17,9 @@ import (
 // referenceSpan is how long each kind of work is repeated to measure it.
 const referenceSpan = 300 * time.Millisecond
 
-// Reference is what PostgreSQL itself needs, here and now, for the least work there is. A benchmark gives its timings
-// as multiples of it, which say the same on a slow machine and on a fast one. Times are wall time by operations done,
-// so at several connections they are shorter than one operation takes.
+// Reference is the time that PostgreSQL itself needs, here and now, for the least work there is. Benchmarks report their
+// timings as multiples of it, which are comparable between machines. A time is wall time divided by operations, so with
+// several connections it is shorter than one operation takes.
 type Reference struct {
 	// Read is one row read by its primary key.
 	Read time.Duration
@@ -29,11 +33,7 @@ func MeasureReference(tb testing.TB, url string, connections int) Reference {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	db, err := sql.Open("postgres", url)
-	if err != nil {
-		tb.Fatalf("pgtest: %v", err)
-	}
-	defer db.Close()
+	db := open(tb, url)
 	db.SetMaxOpenConns(connections)
 	db.SetMaxIdleConns(connections)
 	ref, err := measure(ctx, db, connections)
@@ -49,9 +49,8 @@ func measure(ctx context.Context, db *sql.DB, connections int) (ref Reference, e
 		return Reference{}, err
 	}
 	defer func() {
-		if _, dropErr := db.ExecContext(ctx, `DROP TABLE pgtest_reference`); err == nil {
-			err = dropErr
-		}
+		_, dropErr := db.ExecContext(ctx, `DROP TABLE pgtest_reference`)
+		err = errors.Join(err, dropErr)
 	}()
 	insert, err := db.PrepareContext(ctx, `INSERT INTO pgtest_reference (body) VALUES ($1)`)
 	if err != nil {
@@ -77,10 +76,10 @@ func measure(ctx context.Context, db *sql.DB, connections int) (ref Reference, e
 	return ref, err
 }
 
-// repeat does one kind of work over and over on all connections and returns the wall time per piece. The first piece of
-// each is not counted: it connects and plans.
+// repeat repeats work on all connections and returns the wall time per piece. The first piece of each connection does not
+// count: it connects and plans.
 func repeat(connections int, work func() error) (time.Duration, error) {
-	var warm errgroup.Group
+	var warm, all errgroup.Group
 	for range connections {
 		warm.Go(work)
 	}
@@ -88,7 +87,6 @@ func repeat(connections int, work func() error) (time.Duration, error) {
 		return 0, err
 	}
 	var done atomic.Int64
-	var all errgroup.Group
 	began := time.Now()
 	for range connections {
 		all.Go(func() error {
@@ -102,17 +100,50 @@ func repeat(connections int, work func() error) (time.Duration, error) {
 		})
 	}
 	err := all.Wait()
-	took := time.Since(began)
-	if err != nil {
-		return 0, err
-	}
-	return took / time.Duration(max(done.Load(), 1)), nil
+	return time.Since(began) / time.Duration(max(done.Load(), 1)), err
 }
 
-// Report adds to the benchmark's result how many reads and how many commits of the reference one operation was worth.
+// Report adds to the benchmark's result how many reads and how many commits of the reference one operation is worth.
 func (r Reference) Report(b *testing.B) {
 	b.Helper()
 	perOp := float64(b.Elapsed()) / float64(b.N)
 	b.ReportMetric(perOp/float64(r.Read), "reads/op")
 	b.ReportMetric(perOp/float64(r.Commit), "commits/op")
+}
+
+// resultsVariable is the environment variable that names a file to append results to. `make bench` prints it.
+const resultsVariable = "FLOTILLA_BENCH_RESULTS"
+
+// Result is one line of the table of results: what was measured, its goal, and what the same machine needed at the same
+// time for something to compare it with.
+type Result struct {
+	What, Measured, Goal, Reference string
+	// Missed reports whether the goal was not reached.
+	Missed bool
+}
+
+// Report logs the result, or appends it to the table of results if there is one. It does not fail the benchmark: timings
+// depend on what else the machine does.
+func (r Result) Report(b *testing.B) {
+	b.Helper()
+	verdict := "reached"
+	switch {
+	case r.Goal == "":
+		verdict = ""
+	case r.Missed:
+		verdict = "MISSED"
+	}
+	path := os.Getenv(resultsVariable)
+	if path == "" {
+		b.Logf("%s: %s (goal %s %s; reference: %s)", r.What, r.Measured, r.Goal, verdict, r.Reference)
+		return
+	}
+	file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644) //nolint:gosec // A table for everybody to read.
+	if err == nil {
+		_, err = fmt.Fprintln(file, strings.Join([]string{r.What, r.Measured, r.Goal, verdict, r.Reference}, "\t"))
+		err = errors.Join(err, file.Close())
+	}
+	if err != nil {
+		b.Fatalf("pgtest: %s: %v", resultsVariable, err)
+	}
 }

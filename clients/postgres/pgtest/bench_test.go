@@ -23,7 +23,7 @@ func TestTheReferenceIsMeasuredAndLeavesNothing(t *testing.T) {
 	assert.False(t, left.Valid)
 }
 
-// BenchmarkNew is what every test with a database of its own pays.
+// BenchmarkNew measures what a database of its own costs each test.
 func BenchmarkNew(b *testing.B) {
 	ref := pgtest.MeasureReference(b, pgtest.New(b, migrated()).URL, 1)
 	for b.Loop() {
@@ -32,7 +32,7 @@ func BenchmarkNew(b *testing.B) {
 	ref.Report(b)
 }
 
-// BenchmarkDurableCommit is one commit that outlives a crash, in commits that do not.
+// BenchmarkDurableCommit measures a commit that survives a crash, in commits that do not.
 func BenchmarkDurableCommit(b *testing.B) {
 	ref := pgtest.MeasureReference(b, pgtest.New(b).URL, 1)
 	db, err := sql.Open("postgres", pgtest.NewServer(b).CreateDatabase("durable"))

@@ -14,26 +14,30 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
+
+// ErrDataDirInUse is returned if another Flotilla runs in the data folder. The error that wraps it names the folder.
+var ErrDataDirInUse = errors.New("data folder in use")
 
 // In the data folder.
 const (
-	homeDir      = "postgres"          // the database, unless locationFile says another place
+	homeDir      = "postgres"          // the database, unless locationFile names another place
 	passwordFile = "postgres.password" // the server's password, readable by us alone
 	locationFile = "postgres.location" // names the home that a data folder of root has elsewhere
+	lockFile     = "lock"              // held (flock) by the program that runs in the data folder; holds its process id
 )
 
-// ClusterDir is the folder in a Server's Home that PostgreSQL itself calls its data directory.
-const ClusterDir = "pgdata"
-
-// Beside it in the home.
+// In the home. ClusterDir is the folder that PostgreSQL itself calls its data directory.
 const (
+	ClusterDir = "pgdata"
 	logFile    = "postgres.log"
 	initPrefix = "initdb-" // clusters in the making
 )
 
-// usualHomeParent is where root's databases live. The server runs as another user, who can reach it there, and need not be
-// let into the data folder. /tmp would not outlive a restart of the machine.
+// usualHomeParent is where the databases of root live. The server runs as another user, who can reach it there and need
+// not be let into the data folder. /tmp would not outlive a restart of the machine.
 const usualHomeParent = "/var/tmp"
 
 // layout says where the database of a data folder lives and who runs it.
@@ -43,7 +47,7 @@ type layout struct {
 	owner   *owner // nil: we ourselves
 }
 
-// owner is the unprivileged user who runs the server when we are root: PostgreSQL refuses to run as root.
+// owner is the unprivileged user who runs the server if we are root: PostgreSQL refuses to run as root.
 type owner struct {
 	name     string
 	uid, gid uint32
@@ -53,7 +57,7 @@ func (l layout) cluster() string  { return filepath.Join(l.home, ClusterDir) }
 func (l layout) logPath() string  { return filepath.Join(l.home, logFile) }
 func (l layout) password() string { return filepath.Join(l.dataDir, passwordFile) }
 
-// newLayout resolves where the database of dataDir is and creates the folder for it. The data folder must exist.
+// newLayout finds out where the database of dataDir is, and creates its folder.
 func newLayout(dataDir string, cfg ServerConfig) (layout, error) {
 	home, inside, err := findHome(dataDir, cfg.HomeParent)
 	if err != nil {
@@ -64,21 +68,21 @@ func newLayout(dataDir string, cfg ServerConfig) (layout, error) {
 		return l, makeHome(home, 0o700)
 	}
 	if !inside {
-		if err := recordHome(dataDir, home); err != nil {
-			return layout{}, err
+		if err := writeWhole(filepath.Join(dataDir, locationFile), home+"\n"); err != nil {
+			return layout{}, fmt.Errorf("recording where the database is: %w", err)
 		}
 		if err := makeHome(home, 0o711); err != nil {
 			return layout{}, err
 		}
 	}
-	l.owner, err = ownerOf(l.cluster()) // as at the first start, whoever has been installed since
+	l.owner, err = ownerOf(l.cluster()) // the user of the first start, whatever has been installed since
 	if err == nil && l.owner == nil {
 		l.owner, err = systemUser(cfg.Owner)
 	}
 	return l, err
 }
 
-// HomeOf is where the database of a configured server is, or will be when it is made.
+// HomeOf returns the folder that the database of a configured server is in, or will be.
 func HomeOf(cfg ServerConfig) (string, error) {
 	dataDir, err := realFolder(cfg.DataDir)
 	if err != nil {
@@ -88,49 +92,50 @@ func HomeOf(cfg ServerConfig) (string, error) {
 	return home, err
 }
 
-// findHome names the home of a data folder and tells whether it is inside that folder: it always is unless we are root,
-// and for root where a user made the database before. Root goes on as that user then.
+// realFolder creates a folder if it is missing, and returns the one name that it has without links.
+func realFolder(dir string) (string, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("creating the data folder: %w", err)
+	}
+	dir, err := filepath.Abs(dir)
+	if err == nil {
+		dir, err = filepath.EvalSymlinks(dir)
+	}
+	if err != nil {
+		return "", fmt.Errorf("resolving the data folder: %w", err)
+	}
+	return dir, nil
+}
+
+// findHome returns the home of a data folder and reports whether it is inside that folder. It is, unless we are root and
+// no other user has made a database there, as whom root would continue. The home of root is recorded at the first
+// start, so that it stays the same if the data folder moves.
 func findHome(dataDir, parent string) (home string, inside bool, err error) {
 	home = filepath.Join(dataDir, homeDir)
 	if os.Geteuid() != 0 {
 		return home, true, nil
 	}
-	made, err := ownerOf(filepath.Join(home, ClusterDir))
-	if err != nil || made != nil {
+	if made, err := ownerOf(filepath.Join(home, ClusterDir)); err != nil || made != nil {
 		return home, true, err
 	}
-	home, err = elsewhere(dataDir, parent)
-	return home, false, err
-}
-
-// elsewhere is the home of a data folder of root: the recorded one, so that it stays the same when the data folder
-// moves, else one named after that folder.
-func elsewhere(dataDir, parent string) (string, error) {
 	record := filepath.Join(dataDir, locationFile)
 	recorded, err := os.ReadFile(record)
 	if errors.Is(err, fs.ErrNotExist) {
 		sum := sha256.Sum256([]byte(dataDir))
-		return filepath.Join(cmp.Or(parent, usualHomeParent), "flotilla-"+hex.EncodeToString(sum[:8])), nil
+		return filepath.Join(cmp.Or(parent, usualHomeParent), "flotilla-"+hex.EncodeToString(sum[:8])), false, nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("reading where the database is: %w", err)
+		return "", false, fmt.Errorf("reading where the database is: %w", err)
 	}
-	home := strings.TrimSpace(string(recorded))
+	home = strings.TrimSpace(string(recorded))
 	if !filepath.IsAbs(home) {
-		return "", fmt.Errorf("%s does not hold an absolute path: %q", record, home)
+		return "", false, fmt.Errorf("%s does not hold an absolute path: %q", record, home)
 	}
-	return home, nil
+	return home, false, nil
 }
 
-func recordHome(dataDir, home string) error {
-	if err := writeWhole(filepath.Join(dataDir, locationFile), home+"\n"); err != nil {
-		return fmt.Errorf("recording where the database is: %w", err)
-	}
-	return nil
-}
-
-// makeHome creates the home. One that exists must be a real folder of ours: in a folder that everybody may write to,
-// somebody else can have made it first.
+// makeHome creates the home. One that exists must be a folder of ours and not a link: in a folder that everybody may
+// write to, somebody else can have made it first.
 func makeHome(home string, mode fs.FileMode) error {
 	if err := os.Mkdir(home, mode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("creating the database folder: %w", err)
@@ -139,7 +144,7 @@ func makeHome(home string, mode fs.FileMode) error {
 	if err != nil {
 		return fmt.Errorf("looking at the database folder: %w", err)
 	}
-	if !info.IsDir() || int(uidOf(info)) != os.Geteuid() {
+	if stat, ok := info.Sys().(*syscall.Stat_t); !info.IsDir() || !ok || int(stat.Uid) != os.Geteuid() {
 		return fmt.Errorf("the database folder %s is not a folder of this user: remove it or choose another --data-dir", home)
 	}
 	if err := os.Chmod(home, mode); err != nil { // the umask may have narrowed it
@@ -148,7 +153,7 @@ func makeHome(home string, mode fs.FileMode) error {
 	return nil
 }
 
-// ownerOf tells who owns a cluster: nil when there is none.
+// ownerOf returns the user who owns a cluster, or nil if there is no cluster.
 func ownerOf(cluster string) (*owner, error) {
 	info, err := os.Lstat(cluster)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -168,14 +173,8 @@ func ownerOf(cluster string) (*owner, error) {
 	return found, nil
 }
 
-func uidOf(info fs.FileInfo) uint32 {
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-		return stat.Uid
-	}
-	return ^uint32(0)
-}
-
-// systemUser is the configured user, else the one PostgreSQL's packages create, else the one every system has.
+// systemUser returns the configured user, else the one that PostgreSQL's packages create, else the one that every
+// system has.
 func systemUser(configured string) (*owner, error) {
 	names := []string{"postgres", "nobody"}
 	if configured != "" {
@@ -196,7 +195,7 @@ func systemUser(configured string) (*owner, error) {
 		strings.Join(names, " or "))
 }
 
-// give hands a file or folder to the user who runs the server.
+// give makes the user who runs the server the owner of a file or folder.
 func (l layout) give(path string) error {
 	if l.owner == nil {
 		return nil
@@ -204,7 +203,8 @@ func (l layout) give(path string) error {
 	return os.Lchown(path, int(l.owner.uid), int(l.owner.gid))
 }
 
-// readPassword returns the server's password, made at the first start. A cluster whose password is gone cannot be used.
+// readPassword returns the server's password, which the first start makes. A cluster whose password is gone cannot be
+// used.
 func (l layout) readPassword(clusterExists bool) (string, error) {
 	held, err := os.ReadFile(l.password())
 	switch {
@@ -223,7 +223,7 @@ func (l layout) readPassword(clusterExists bool) (string, error) {
 	return password, nil
 }
 
-// writeWhole writes a small private file so that it is there in full or not at all, however we end.
+// writeWhole writes a small private file so that a crash leaves all of it or nothing.
 func writeWhole(path, content string) error {
 	file, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // mode 0600
 	if err != nil {
@@ -237,4 +237,30 @@ func writeWhole(path, content string) error {
 		return errors.Join(err, os.Remove(file.Name()))
 	}
 	return os.Rename(file.Name(), path)
+}
+
+// lock takes a file or folder of a data folder for this process. Closing the file gives it back; the kernel does so
+// however the process ends, so a lock is never stale.
+func lock(path string, flag int, dataDir string) (*os.File, error) {
+	file, err := os.OpenFile(path, flag, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening the lock of the data folder: %w", err)
+	}
+	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
+		err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err == nil {
+		return file, nil
+	}
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		holder, buf := "", make([]byte, 32)
+		if n, _ := file.ReadAt(buf, 0); n > 0 { // a folder cannot be read
+			holder = " (process " + strings.TrimSpace(string(buf[:n])) + ")"
+		}
+		err = fmt.Errorf("%w: another Flotilla%s runs in %s: stop it, or choose another folder with --data-dir",
+			ErrDataDirInUse, holder, dataDir)
+	} else {
+		err = fmt.Errorf("locking %s: %w", dataDir, err)
+	}
+	return nil, errors.Join(err, file.Close())
 }
