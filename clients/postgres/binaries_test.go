@@ -63,7 +63,7 @@ func TestFindBinaries(t *testing.T) {
 
 func TestWithoutServerBinariesNothingIsCreated(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Join(dataDir(t), "data")
+	dir := filepath.Join(emptyDataDir(t), "data")
 	cfg := config(dir)
 	cfg.Search = Search{Path: filepath.Join(dir, "nothing"), Globs: []string{filepath.Join(dir, "nothing")}}
 	_, err := Start(testContext(t), cfg)

@@ -13,7 +13,7 @@ import (
 
 func TestAnInterruptedInitdbIsRepeated(t *testing.T) {
 	t.Parallel()
-	dir := dataDir(t)
+	dir := emptyDataDir(t)
 	l, err := newLayout(dir, config(dir))
 	require.NoError(t, err)
 	bin := t.TempDir()

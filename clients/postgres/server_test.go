@@ -18,7 +18,7 @@ import (
 
 func TestAFreshServerIsPrivate(t *testing.T) {
 	t.Parallel()
-	dir := dataDir(t)
+	dir := emptyDataDir(t)
 	var log bytes.Buffer
 	cfg := config(dir)
 	cfg.Settings = nil
@@ -49,7 +49,7 @@ func TestAFreshServerIsPrivate(t *testing.T) {
 
 func TestTheServerOfRootRunsAsAnotherUser(t *testing.T) {
 	t.Parallel()
-	server := start(t, config(dataDir(t)))
+	server := start(t, config(emptyDataDir(t)))
 	info, err := os.Stat(filepath.Join("/proc", strconv.Itoa(server.PID())))
 	require.NoError(t, err)
 	stat, ok := info.Sys().(*syscall.Stat_t)
@@ -168,7 +168,7 @@ func TestACopiedDataFolderOfRootDoesNotShareTheDatabase(t *testing.T) {
 	t.Parallel()
 	dir := dataDir(t)
 	server := start(t, config(dir))
-	copied := dataDir(t)
+	copied := emptyDataDir(t)
 	record := server.Home() + "\n"
 	require.NoError(t, os.WriteFile(filepath.Join(copied, locationFile), []byte(record), 0o600))
 	second, err := Start(testContext(t), config(copied))
@@ -227,7 +227,7 @@ func TestTheFileOfADeadServerNamesNoServer(t *testing.T) {
 
 func TestACancelledStartLeavesNothing(t *testing.T) {
 	t.Parallel()
-	dir := dataDir(t)
+	dir := emptyDataDir(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	_, err := Start(ctx, config(dir))
