@@ -134,7 +134,7 @@ func (as *attempts) jobSeen(j *batchv1.Job) {
 	})
 }
 
-func (as *attempts) jobRemoved(name string) {
+func (as *attempts) jobRemoved(name string, _ *batchv1.Job) {
 	as.seen(func() *attempt {
 		a := as.byJob[name]
 		if a != nil {

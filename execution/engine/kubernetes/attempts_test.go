@@ -48,7 +48,7 @@ func TestAttemptsAreJobsOfRuns(t *testing.T) {
 func TestAttemptsAfterAGap(t *testing.T) {
 	t.Parallel()
 	as, _ := makeAttempts()
-	jobs, pods := jobStore(as), podStore(as)
+	jobs, pods := newStore(as.jobSeen, as.jobRemoved), newStore(as.podSeen, as.podRemoved)
 	require.NoError(t, jobs.Replace([]any{makeJob("a", "a"), makeJob("b", "b")}, "1"))
 	require.NoError(t, pods.Replace([]any{makePod("a-1", "a", "a"), makePod("b-1", "b", "b")}, "1"))
 	require.NoError(t, jobs.Replace([]any{makeJob("b", "b")}, "2"))
@@ -70,7 +70,7 @@ func TestAttemptsAreForgotten(t *testing.T) {
 	as, _ := makeAttempts()
 	as.jobSeen(makeJob("r", "r"))
 	as.podSeen(makePod("r-1", "r", "r"))
-	as.jobRemoved("r")
+	as.jobRemoved("r", nil)
 	as.podRemoved("r-1", nil)
 	assert.Contains(t, as.living(), "r", "its end is not recorded")
 	as.change("r", func(a *attempt) { a.over, a.finished = true, true })

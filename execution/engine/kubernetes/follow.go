@@ -76,7 +76,7 @@ func (e *Engine) Follow(ctx context.Context, o engine.Observer) error {
 		return errClosed
 	}
 	api, namespace := e.cfg.Kube.Streams, e.cfg.EKS.JobNamespace
-	jobs, pods := jobStore(f.attempts), podStore(f.attempts)
+	jobs, pods := newStore(f.attempts.jobSeen, f.attempts.jobRemoved), newStore(f.attempts.podSeen, f.attempts.podRemoved)
 	group.Go(func() error {
 		return follow(ctx, f, api.BatchV1().Jobs(namespace), watched{"Jobs", &batchv1.Job{}, job.LabelRunID, jobs})
 	})
@@ -90,11 +90,11 @@ func (e *Engine) Follow(ctx context.Context, o engine.Observer) error {
 		return nil
 	})
 	// Nothing is reported until everything was listed once: before, a Job could seem to have no pod.
-	for _, s := range []*store{jobs, pods} {
+	for _, synced := range []chan struct{}{jobs.synced, pods.synced} {
 		select {
 		case <-ctx.Done():
 			return wait()
-		case <-s.synced:
+		case <-synced:
 		}
 	}
 	f.logger.Info("following the cluster")

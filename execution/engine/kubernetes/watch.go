@@ -61,9 +61,10 @@ func follow[L runtime.Object](ctx context.Context, f *follower, objects watchabl
 
 // store passes on what one reflector lists and watches, stripped. It keeps names only: a list after a gap also shows
 // what went meanwhile.
-type store struct {
-	seen    func(obj any)
-	removed func(name string, last any)
+type store[T metav1.Object] struct {
+	seen func(obj T)
+	// removed gets the object as it was last; nil if only its name is known.
+	removed func(name string, last T)
 
 	mu     sync.Mutex
 	names  map[string]bool
@@ -71,83 +72,58 @@ type store struct {
 	once   sync.Once
 }
 
-var _ cache.TransformingStore = (*store)(nil)
+var _ cache.TransformingStore = (*store[*corev1.Pod])(nil)
 
-func newStore(seen func(obj any), removed func(name string, last any)) *store {
-	return &store{seen: seen, removed: removed, names: map[string]bool{}, synced: make(chan struct{})}
+func newStore[T metav1.Object](seen func(obj T), removed func(name string, last T)) *store[T] {
+	return &store[T]{seen: seen, removed: removed, names: map[string]bool{}, synced: make(chan struct{})}
 }
 
-func jobStore(as *attempts) *store {
-	return newStore(
-		func(obj any) {
-			if j, ok := obj.(*batchv1.Job); ok {
-				as.jobSeen(j)
-			}
-		},
-		func(name string, _ any) { as.jobRemoved(name) })
-}
-
-func podStore(as *attempts) *store {
-	return newStore(
-		func(obj any) {
-			if pod, ok := obj.(*corev1.Pod); ok {
-				as.podSeen(pod)
-			}
-		},
-		func(name string, last any) {
-			pod, _ := last.(*corev1.Pod)
-			as.podRemoved(name, pod)
-		})
-}
-
-func (s *store) Transformer() cache.TransformFunc {
+func (s *store[T]) Transformer() cache.TransformFunc {
 	return func(obj any) (any, error) { return strip(obj), nil }
 }
 
-func (s *store) Add(obj any) error {
-	obj = strip(obj)
-	s.mu.Lock()
-	s.names[nameOf(obj)] = true
-	s.mu.Unlock()
-	s.seen(obj)
+func (s *store[T]) Add(obj any) error {
+	if o, ok := strip(obj).(T); ok {
+		s.mu.Lock()
+		s.names[o.GetName()] = true
+		s.mu.Unlock()
+		s.seen(o)
+	}
 	return nil
 }
 
-func (s *store) Update(obj any) error { return s.Add(obj) }
+func (s *store[T]) Update(obj any) error { return s.Add(obj) }
 
-func (s *store) Delete(obj any) error {
-	obj = strip(obj)
-	s.mu.Lock()
-	delete(s.names, nameOf(obj))
-	s.mu.Unlock()
-	s.removed(nameOf(obj), obj)
+func (s *store[T]) Delete(obj any) error {
+	if o, ok := strip(obj).(T); ok {
+		s.mu.Lock()
+		delete(s.names, o.GetName())
+		s.mu.Unlock()
+		s.removed(o.GetName(), o)
+	}
 	return nil
 }
 
-func (s *store) Replace(list []any, _ string) error {
+func (s *store[T]) Replace(list []any, _ string) error {
 	s.mu.Lock()
 	gone := s.names
 	s.names = make(map[string]bool, len(list))
 	s.mu.Unlock()
 	for _, obj := range list {
 		_ = s.Add(obj)
-		delete(gone, nameOf(obj))
+		if o, ok := obj.(T); ok {
+			delete(gone, o.GetName())
+		}
 	}
+	var unknown T
 	for name := range gone {
-		s.removed(name, nil)
+		s.removed(name, unknown)
 	}
 	s.once.Do(func() { close(s.synced) })
 	return nil
 }
 
-func (s *store) Resync() error { return nil }
-
-func nameOf(obj any) string {
-	if o, ok := obj.(metav1.Object); ok {
-		return o.GetName()
-	}
-	return ""
-}
+func (s *store[T]) Resync() error { return nil }
 
 // strip returns the part of a Job or pod that the follower looks at. Ten thousand whole ones, with their commands and
 // environments, would take hundreds of megabytes.
