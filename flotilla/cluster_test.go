@@ -28,7 +28,7 @@ func newCluster() *cluster {
 	return &cluster{logs: map[string]string{}, events: map[string]state.PodEvents{}, manifests: map[string]string{}}
 }
 
-func (c *cluster) Engine(context.Context, string) (engine.Engine, error) { return c, nil }
+func (c *cluster) Engine(context.Context, state.EngineKey) (engine.Engine, error) { return c, nil }
 
 func (c *cluster) Wake() {}
 

@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-var runTags = []string{Tag(TagEngine, "eks"), Tag(TagCluster, "prod")}
+var runTags = EngineTags("eks", "prod")
 
 // scrape reads what Prometheus would.
 func scrape(t *testing.T, p *Prometheus) string {
@@ -36,20 +36,20 @@ func TestPrometheusShowsWhatWasMeasured(t *testing.T) {
 	p := NewPrometheus()
 	p.Increment(EngineEKSARANullCommandHash, runTags, 2)
 	p.Increment(EngineEKSARANullCommandHash, runTags, 1)
-	p.Gauge(QueueDepth, []string{Tag(TagCluster, "prod")}, 7)
+	p.Gauge(QueueDepth, runTags, 7)
 	p.Distribution(EngineEKSARAFinalMemoryMB, runTags, 896)
 	p.Distribution(EngineEKSARADefaultMemory, runTags, 512)
-	p.Timing(StatusWorkerEventLag, []string{Tag(TagCluster, "prod")}, 20*time.Millisecond)
+	p.Timing(StatusWorkerEventLag, runTags, 20*time.Millisecond)
 	text := scrape(t, p)
 	for _, line := range []string{
 		`engine_eks_ara_null_command_hash_total{cluster="prod",engine="eks"} 3`,
 		`# TYPE engine_eks_ara_null_command_hash_total counter`,
-		`queue_depth{cluster="prod"} 7`,
+		`queue_depth{cluster="prod",engine="eks"} 7`,
 		`engine_eks_ara_final_memory_mb_sum{cluster="prod",engine="eks"} 896`,
 		`engine_eks_ara_final_memory_mb_bucket{cluster="prod",engine="eks",le="1024"} 1`,
 		`engine_eks_ara_final_memory_mb_bucket{cluster="prod",engine="eks",le="512"} 0`,
 		`engine_eks_ara_default_memory_count{cluster="prod",engine="eks"} 1`,
-		`status_worker_event_lag_sum{cluster="prod"} 0.02`,
+		`status_worker_event_lag_sum{cluster="prod",engine="eks"} 0.02`,
 		`go_goroutines`,
 	} {
 		assert.Contains(t, text, line)
@@ -93,12 +93,12 @@ func TestPrometheusCountsFromManyAtOnce(t *testing.T) {
 	for range 8 {
 		group.Go(func() {
 			for range 100 {
-				p.Increment(QueueClaims, []string{Tag(TagCluster, "prod")}, 1)
+				p.Increment(QueueClaims, runTags, 1)
 			}
 		})
 	}
 	group.Wait()
-	assert.Contains(t, scrape(t, p), `queue_claims_total{cluster="prod"} 800`)
+	assert.Contains(t, scrape(t, p), `queue_claims_total{cluster="prod",engine="eks"} 800`)
 }
 
 func TestTableNamesEveryMetricOnce(t *testing.T) {

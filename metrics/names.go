@@ -60,7 +60,9 @@ const (
 	SubmitWorkerRunOnce  Metric = "submit_worker.run_once"
 	RetryWorkerRunOnce   Metric = "retry_worker.run_once"
 	StatusWorkerRunOnce  Metric = "status_worker.run_once"
+	StatusWorkerObserve  Metric = "status_worker.observe"
 	StatusWorkerEventLag Metric = "status_worker.event_lag"
+	WorkersMissing       Metric = "workers.missing"
 )
 
 // The API.
@@ -71,13 +73,14 @@ const (
 
 // Tag keys. A tag is written key:value.
 const (
-	TagEngine  = "engine"
-	TagCluster = "cluster"
-	TagStatus  = "status"
-	TagTier    = "tier"
-	TagMethod  = "method"
-	TagRoute   = "route"
-	TagCode    = "code"
+	TagEngine     = "engine"
+	TagCluster    = "cluster"
+	TagStatus     = "status"
+	TagTier       = "tier"
+	TagWorkerType = "worker_type"
+	TagMethod     = "method"
+	TagRoute      = "route"
+	TagCode       = "code"
 )
 
 // Values of TagStatus on what engines do.
@@ -88,3 +91,23 @@ const (
 
 // Tag joins a key and a value to a tag.
 func Tag(key, value string) string { return key + ":" + value }
+
+// EngineTags returns the tags of what concerns one engine of one cluster.
+func EngineTags(engine, cluster string) []string {
+	return []string{Tag(TagEngine, engine), Tag(TagCluster, cluster)}
+}
+
+// RunTags returns the tags of what was done with one run; outcome is
+// StatusSuccess or StatusFailure.
+func RunTags(engine, cluster, tier, outcome string) []string {
+	return append(EngineTags(engine, cluster), Tag(TagStatus, outcome), Tag(TagTier, tier))
+}
+
+// OfEngine returns the metric of a run's engine, of those of container jobs and
+// of Spark jobs.
+func OfEngine(engine string, eks, emr Metric) Metric {
+	if engine == "eks-spark" {
+		return emr
+	}
+	return eks
+}

@@ -22,7 +22,7 @@ const (
 type Definition struct {
 	Kind   Kind
 	Help   string
-	Labels []string // the tag keys that it may carry
+	Labels []string // the tag keys that every measurement carries, each with a value
 	Scale  Scale
 }
 
@@ -112,17 +112,19 @@ var table = map[Metric]Definition{
 	EngineEMRExecute:           counter("Spark jobs handed to a cluster.", engineLabels...),
 	EngineEMREnqueue:           counter("Spark runs stored and so enqueued.", engineLabels...),
 	EngineEMRTerminate:         counter("Spark jobs stopped on request.", engineLabels...),
-	EngineUpdateRun:            counter("Changes of a run's state that a cluster reported.", engineLabels...),
+	EngineUpdateRun:            counter("Changes of a run's state that a cluster reported.", TagEngine, TagCluster, TagStatus),
 
-	QueueDepth:            gauge("Runs that wait in state QUEUED.", TagCluster),
-	QueueOldestAgeSeconds: gauge("Age of the oldest run in state QUEUED, in seconds.", TagCluster),
-	QueueClaims:           counter("Runs that submit workers took from the queue.", TagCluster),
-	RunsActive:            gauge("Runs in state PENDING or RUNNING.", TagCluster, TagStatus),
+	QueueDepth:            gauge("Runs in state QUEUED.", runLabels...),
+	QueueOldestAgeSeconds: gauge("Age of the oldest run in state QUEUED, in seconds.", runLabels...),
+	QueueClaims:           counter("Runs that submit workers took from the queue.", runLabels...),
+	RunsActive:            gauge("Runs in state PENDING or RUNNING.", runLabels...),
 
-	SubmitWorkerRunOnce:  timing("Duration of one round of the submit worker, in seconds.", TagCluster),
+	SubmitWorkerRunOnce:  timing("Time of one claim by a submit worker, in seconds.", runLabels...),
 	RetryWorkerRunOnce:   timing("Duration of one round of the retry worker, in seconds."),
-	StatusWorkerRunOnce:  timing("Duration of one round of the status worker, in seconds.", TagCluster),
-	StatusWorkerEventLag: timing("Time from a change on the cluster to its row, in seconds.", TagCluster),
+	StatusWorkerRunOnce:  timing("Duration of one look for overdue and lost runs, in seconds."),
+	StatusWorkerObserve:  timing("Time to record one observation of a run, in seconds.", runLabels...),
+	StatusWorkerEventLag: timing("Time from a change on the cluster to its row, in seconds.", runLabels...),
+	WorkersMissing:       gauge("1 if no live server runs workers of the type, else 0.", TagWorkerType),
 
 	HTTPRequests:        counter("Requests answered.", TagMethod, TagRoute, TagCode),
 	HTTPRequestDuration: timing("Time to answer a request, in seconds.", TagMethod, TagRoute),

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/stitchfix/flotilla-os/clients/kube"
@@ -16,6 +15,7 @@ import (
 	"github.com/stitchfix/flotilla-os/execution/engine"
 	"github.com/stitchfix/flotilla-os/execution/engine/kubernetes"
 	"github.com/stitchfix/flotilla-os/execution/engine/local"
+	"github.com/stitchfix/flotilla-os/execution/worker"
 	"github.com/stitchfix/flotilla-os/metrics"
 	"github.com/stitchfix/flotilla-os/state"
 )
@@ -23,7 +23,7 @@ import (
 // logsFolder is the folder of archived logs within the data directory.
 const logsFolder = "logs"
 
-// engineOpener makes the engines of clusters, by their driver. It closes an engine that it has replaced.
+// engineOpener makes the engines of clusters, by the runs' engine and the cluster's driver.
 type engineOpener struct {
 	cfg       config.Config
 	local     *local.Engine // nil where the local driver is off
@@ -33,13 +33,13 @@ type engineOpener struct {
 	manager   *state.Manager
 	metrics   metrics.Client
 	logger    *slog.Logger
-
-	mu     sync.Mutex
-	opened map[string]*kubernetes.Engine
 }
 
 // open implements engine.ClustersConfig.Open.
-func (o *engineOpener) open(_ context.Context, cluster state.Cluster) (engine.Engine, error) {
+func (o *engineOpener) open(_ context.Context, cluster state.Cluster, runs string) (engine.Engine, error) {
+	if runs != state.EKSEngine {
+		return nil, engine.NotNow{Reason: fmt.Sprintf("This version of Flotilla does not execute runs of engine %s.", runs)}
+	}
 	if cluster.Driver == state.DriverLocal {
 		if o.local == nil || cluster.Name != o.cfg.Local.ClusterName {
 			return nil, engine.NotNow{Reason: fmt.Sprintf("this server has no driver for cluster %s", cluster.Name)}
@@ -53,34 +53,11 @@ func (o *engineOpener) open(_ context.Context, cluster state.Cluster) (engine.En
 	if err != nil {
 		return nil, err
 	}
-	made, err := kubernetes.New(kubernetes.Config{
+	return kubernetes.New(kubernetes.Config{
 		Cluster: cluster, Kube: connection, Mode: o.cfg.Mode, EKS: o.cfg.EKS, Deadlines: o.cfg.Deadlines,
 		LostAfter: o.cfg.LostAfter, DataDir: o.cfg.Local.DataDir, Archive: o.archive,
 		Sizer: o.sizer, Store: o.manager, Logger: o.logger, Metrics: o.metrics,
 	})
-	if err != nil {
-		return nil, err
-	}
-	o.mu.Lock()
-	if o.opened == nil {
-		o.opened = map[string]*kubernetes.Engine{}
-	}
-	replaced := o.opened[cluster.Name]
-	o.opened[cluster.Name] = made
-	o.mu.Unlock()
-	if replaced != nil {
-		replaced.Close()
-	}
-	return made, nil
-}
-
-func (o *engineOpener) close(context.Context) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for _, e := range o.opened {
-		e.Close()
-	}
-	return nil
 }
 
 // expireInterval is how often expireFiles looks for files past their retention.
@@ -89,23 +66,19 @@ const expireInterval = time.Hour
 // expireFiles deletes archived logs and manifests past eks_log_retention_days until ctx ends.
 func (s *Server) expireFiles(ctx context.Context) error {
 	keep := time.Duration(s.cfg.EKS.LogRetentionDays) * 24 * time.Hour
-	tick := time.NewTicker(expireInterval)
-	defer tick.Stop()
-	for keep > 0 {
+	if keep <= 0 {
+		return nil
+	}
+	expiring := worker.Loop{What: "cannot delete old files", Every: expireInterval, Logger: s.logger, Step: func(ctx context.Context) error {
+		var failed []error
 		for _, folder := range []string{logsFolder, kubernetes.ManifestsFolder} {
 			deleted, err := logs.DeleteOlder(ctx, filepath.Join(s.cfg.Local.DataDir, folder), time.Now().Add(-keep))
-			if err != nil && ctx.Err() == nil {
-				s.logger.Warn("cannot delete old files", "folder", folder, "error", err)
-			}
+			failed = append(failed, err)
 			if deleted > 0 {
 				s.logger.Info("deleted old files", "folder", folder, "files", deleted)
 			}
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
-	return nil
+		return errors.Join(failed...)
+	}}
+	return expiring.Run(ctx)
 }

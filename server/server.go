@@ -142,7 +142,6 @@ func New(ctx context.Context, c Config) (_ *Server, err error) {
 		cfg: cfg, local: s.local, connector: connector, archive: archive, sizer: sizer,
 		manager: s.manager, metrics: measure, logger: s.logger,
 	}
-	s.onClose(opener.close)
 
 	clusters, err := services.NewClusterService(services.ClusterConfig{
 		Store: s.manager, Configured: configuredClusters(cfg), Logger: s.logger, Clock: time.Now,
@@ -154,6 +153,7 @@ func New(ctx context.Context, c Config) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
+	s.onClose(func(context.Context) error { engines.Close(); return nil })
 	s.definitions, err = services.NewDefinitionService(services.DefinitionConfig{
 		Store: s.manager, Logger: s.logger, OwnerIDVar: cfg.OwnerIDVar,
 	})
@@ -206,9 +206,19 @@ func New(ctx context.Context, c Config) (_ *Server, err error) {
 		return nil, err
 	}
 	s.http = flotilla.NewServer(router, cfg.HTTP, s.logger)
+	var types []state.WorkerType
+	for _, name := range cfg.Workers.Types {
+		types = append(types, state.WorkerType(name))
+	}
 	s.supervisor, err = worker.NewSupervisor(worker.SupervisorConfig{
 		Store: s.manager, Clusters: engines, Notifier: s.notifier, Locker: locker,
-		Config: cfg, Metrics: measure, Logger: s.logger,
+		Metrics: measure, Logger: s.logger, Types: types,
+		SubmitInterval: cfg.Workers.SubmitInterval, StatusInterval: cfg.Workers.StatusInterval,
+		RetryInterval: cfg.Workers.RetryInterval, ManagerInterval: cfg.Workers.ManagerInterval,
+		ClaimLease: cfg.ClaimLease, LostAfter: cfg.LostAfter, RetentionDays: cfg.RunsRetentionDays,
+		Retry: state.RetryPolicy{
+			MaxAttempts: cfg.Retry.MaxAttempts, BaseDelay: cfg.Retry.BaseDelay, MaxDelay: cfg.Retry.MaxDelay,
+		},
 	})
 	return s, err
 }
@@ -274,6 +284,9 @@ func (s *Server) ready(ctx context.Context) (map[string]string, error) {
 	info := map[string]string{}
 	if s.local != nil {
 		info["local_limit_mode"] = s.local.Mode()
+	}
+	for kind, sentence := range s.supervisor.Unfollowed() {
+		info["missing_"+string(kind)+"_workers"] = sentence
 	}
 	return info, s.manager.Check(ctx)
 }

@@ -53,7 +53,7 @@ type ClusterFinder interface {
 
 // EngineRegistry finds the engine of a cluster; engine.NotNow if the cluster has none at present.
 type EngineRegistry interface {
-	Engine(ctx context.Context, clusterName string) (engine.Engine, error)
+	Engine(ctx context.Context, key state.EngineKey) (engine.Engine, error)
 }
 
 // ExecutionConfig is what an ExecutionService needs.

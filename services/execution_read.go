@@ -109,7 +109,7 @@ func (s *ExecutionService) Events(ctx context.Context, runID string) (state.PodE
 	asking, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	var events state.PodEvents
-	e, err := s.c.Engines.Engine(asking, run.ClusterName)
+	e, err := s.c.Engines.Engine(asking, run.EngineKey())
 	if err == nil {
 		events, err = e.Events(asking, run)
 	}
@@ -128,7 +128,7 @@ func (s *ExecutionService) Manifest(ctx context.Context, runID string) ([]byte, 
 	if err != nil {
 		return nil, err
 	}
-	e, err := s.c.Engines.Engine(ctx, run.ClusterName)
+	e, err := s.c.Engines.Engine(ctx, run.EngineKey())
 	if errors.As(err, new(engine.NotNow)) {
 		return nil, state.Missingf("the cluster %q of run %s cannot be asked for its manifest: %s", run.ClusterName, runID, err)
 	}

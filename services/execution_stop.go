@@ -186,7 +186,7 @@ func (t *terminator) end(run state.Run) {
 		defer t.slots.Release(1)
 		ctx, cancel := context.WithTimeout(t.ctx, terminateTimeout)
 		defer cancel()
-		e, err := t.engines.Engine(ctx, run.ClusterName)
+		e, err := t.engines.Engine(ctx, run.EngineKey())
 		if err == nil {
 			err = e.Terminate(ctx, run)
 		}

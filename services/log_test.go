@@ -209,8 +209,8 @@ func TestLogFollowGoesOnFromAPosition(t *testing.T) {
 // noCluster knows no cluster at all.
 type noCluster struct{}
 
-func (noCluster) Engine(_ context.Context, name string) (engine.Engine, error) {
-	return nil, state.Missingf("there is no cluster named %q", name)
+func (noCluster) Engine(_ context.Context, key state.EngineKey) (engine.Engine, error) {
+	return nil, state.Missingf("there is no cluster named %q", key.Cluster)
 }
 
 func TestTheLogOfARunWhoseClusterIsGoneIsEmpty(t *testing.T) {

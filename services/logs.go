@@ -155,7 +155,7 @@ func (l *openLog) reload(ctx context.Context) (err error) {
 // where the log ends. A cluster that has no engine now, or that is known no more,
 // has no log to show now; the run is there, so that this is no error.
 func (l *openLog) peek(ctx context.Context, limit int64) ([]byte, error) {
-	e, err := l.s.c.Engines.Engine(ctx, l.run.ClusterName)
+	e, err := l.s.c.Engines.Engine(ctx, l.run.EngineKey())
 	if errors.As(err, new(engine.NotNow)) || errors.As(err, new(state.MissingResource)) {
 		return nil, nil
 	}

@@ -139,10 +139,10 @@ func (w *countingWaker) woken() int {
 // engineMap knows the engines of some clusters.
 type engineMap map[string]engine.Engine
 
-func (m engineMap) Engine(_ context.Context, name string) (engine.Engine, error) {
-	e, ok := m[name]
+func (m engineMap) Engine(_ context.Context, key state.EngineKey) (engine.Engine, error) {
+	e, ok := m[key.Cluster]
 	if !ok {
-		return nil, engine.NotNow{Reason: "no engine for cluster " + name}
+		return nil, engine.NotNow{Reason: "no engine for cluster " + key.Cluster}
 	}
 	return e, nil
 }

@@ -108,7 +108,7 @@ func TestRunsGoOnInAnOldDatabase(t *testing.T) {
 	assert.Equal(t, md5Of("echo full"), s.get(t, "eks-queued").CommandHash)
 	assert.Equal(t, md5Of("echo full"), s.get(t, "eks-running").CommandHash)
 	assert.Equal(t, md5Of("nightly"), s.get(t, "eks-old-hash").CommandHash, "what is over is not migrated")
-	claimed, err := s.ClaimRuns(t.Context(), state.ClaimRequest{Cluster: "sun", Worker: "w", Lease: time.Minute, Limit: 10})
+	claimed, err := s.ClaimRuns(t.Context(), state.ClaimRequest{EngineKey: state.EngineKey{Cluster: "sun", Engine: state.EKSEngine}, Worker: "w", Lease: time.Minute, Limit: 10})
 	require.NoError(t, err)
 	require.Len(t, claimed, 1)
 	assert.Equal(t, "eks-queued", claimed[0].RunID)

@@ -1,6 +1,9 @@
 package state
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // Size is memory in MB (10^6 bytes) and cpu in millicores.
 type Size struct {
@@ -61,9 +64,24 @@ type RunUpdate struct {
 	CPULimit    *int64 `db:"cpu_limit"`
 }
 
-// ClaimRequest asks for queued runs of one cluster.
+// EngineKey names an engine: where it is, and which kind of runs it executes
+// there (architecture.md, "Engines and clusters").
+type EngineKey struct {
+	Cluster string `db:"cluster_name"`
+	// Engine is the runs' engine, such as EKSEngine.
+	Engine string `db:"engine"`
+}
+
+func (k EngineKey) String() string { return k.Cluster + "/" + k.Engine }
+
+// EngineKey returns the key of the engine that executes the run.
+func (r Run) EngineKey() EngineKey {
+	return EngineKey{r.ClusterName, cmp.Or(r.Engine, EKSEngine)}
+}
+
+// ClaimRequest asks for queued runs of one engine.
 type ClaimRequest struct {
-	Cluster string
+	EngineKey
 	// Worker is the claimant, unique to a process.
 	Worker string
 	// Lease is how long the claim holds.
@@ -81,9 +99,9 @@ type SelfReport struct {
 	RunExceptions []string
 }
 
-// QueueDepth is what waits for one cluster.
+// QueueDepth counts the runs of one engine that are not over.
 type QueueDepth struct {
-	Cluster string `db:"cluster_name"`
+	EngineKey
 	// Queued counts QUEUED runs; Active counts PENDING and RUNNING ones.
 	Queued int64 `db:"queued"`
 	Active int64 `db:"active"`
@@ -100,4 +118,6 @@ type RetryPolicy struct {
 	BaseDelay, MaxDelay time.Duration
 	// Limit is the most runs to look at.
 	Limit int
+	// Engines are the engines of the runs to look at.
+	Engines []string
 }

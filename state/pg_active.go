@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/lib/pq"
+
+	"github.com/stitchfix/flotilla-os/state/database"
 )
 
 // idUnindexed orders by run_id and by no index: where few of very many runs are wanted, the planner has to begin with
@@ -12,17 +14,17 @@ import (
 const idUnindexed = `(run_id || '')`
 
 const activeRunsSQL = `SELECT ` + runColumns + ` FROM task
-	WHERE COALESCE(cluster_name, '') = $1 AND status IN ('PENDING', 'RUNNING')
+	WHERE COALESCE(cluster_name, '') = $1 AND engine = $5 AND status IN ('PENDING', 'RUNNING')
 	  AND ($2 = '' OR claimed_by = $2)
 	  AND ` + idUnindexed + ` > $3
 	ORDER BY ` + idUnindexed + `
 	LIMIT $4`
 
-// ActiveRuns gives the PENDING and RUNNING runs of a cluster page by page, in
+// ActiveRuns returns the PENDING and RUNNING runs of an engine page by page, in
 // the order of their ids: up to limit of them behind the id after, which is
-// empty for the first page. Where nodeName is not empty, those of that node.
-func (m *Manager) ActiveRuns(ctx context.Context, cluster, nodeName, after string, limit int) ([]Run, error) {
-	return m.selectRuns(ctx, activeRunsSQL, cluster, nodeName, after, limit)
+// empty for the first page. If nodeName is not empty, only those of that node.
+func (m *Manager) ActiveRuns(ctx context.Context, key EngineKey, nodeName, after string, limit int) ([]Run, error) {
+	return m.selectRuns(ctx, activeRunsSQL, key.Cluster, nodeName, after, limit, key.Engine)
 }
 
 // selectRuns reads rows of runColumns.
@@ -34,7 +36,7 @@ const stoppedAmongSQL = `SELECT id FROM unnest($1::varchar[]) AS id
 	WHERE NOT EXISTS (SELECT FROM task WHERE run_id = id AND status <> 'STOPPED')
 	ORDER BY id`
 
-// StoppedAmong gives those of the ids whose run is STOPPED, or gone, in order.
+// StoppedAmong returns those of the ids whose run is STOPPED, or gone, in order.
 func (m *Manager) StoppedAmong(ctx context.Context, runIDs []string) ([]string, error) {
 	var stopped []string
 	err := m.db.SelectContext(ctx, &stopped, stoppedAmongSQL, pq.StringArray(runIDs))
@@ -48,31 +50,37 @@ func (m *Manager) StoppedAmong(ctx context.Context, runIDs []string) ([]string, 
 // is by an expression so that the planner reads the active runs, which are few,
 // and not all runs in the order of an index.
 const overdueRunsSQL = `SELECT ` + runColumns + ` FROM task
-	WHERE status IN ('PENDING', 'RUNNING')
+	WHERE status IN ('PENDING', 'RUNNING') AND engine = ANY($3)
 	  AND started_at + make_interval(secs => active_deadline_seconds + CAST($1 AS float8)) < now()
 	ORDER BY started_at + make_interval(secs => active_deadline_seconds), run_id
 	LIMIT $2`
 
-// OverdueRuns gives up to limit active runs that are more than grace past
-// their deadline, the most overdue first.
-func (m *Manager) OverdueRuns(ctx context.Context, grace time.Duration, limit int) ([]Run, error) {
-	return m.selectRuns(ctx, overdueRunsSQL, grace.Seconds(), limit)
+// OverdueRuns returns up to limit active runs of the engines that are more than
+// grace past their deadline, the most overdue first.
+func (m *Manager) OverdueRuns(ctx context.Context, engines []string, grace time.Duration, limit int) ([]Run, error) {
+	return m.selectRuns(ctx, overdueRunsSQL, grace.Seconds(), limit, pq.StringArray(engines))
 }
 
-const queueDepthsSQL = `SELECT COALESCE(cluster_name, '') AS cluster_name,
+const queueDepthsSQL = `SELECT COALESCE(cluster_name, '') AS cluster_name, engine,
 		count(*) FILTER (WHERE status = 'QUEUED') AS queued,
 		count(*) FILTER (WHERE status IN ('PENDING', 'RUNNING')) AS active,
 		COALESCE(EXTRACT(epoch FROM now() - min(queued_at) FILTER (WHERE status = 'QUEUED')), 0) AS oldest_age
 	FROM task
 	WHERE status IN ('QUEUED', 'PENDING', 'RUNNING')
-	GROUP BY 1
-	ORDER BY 1`
+	GROUP BY 1, 2
+	ORDER BY 1, 2`
 
-// QueueDepths says what waits and what runs, for each cluster that has runs.
+// QueueDepths counts what waits and what runs, for each engine that has runs.
 func (m *Manager) QueueDepths(ctx context.Context) ([]QueueDepth, error) {
 	var depths []QueueDepth
 	if err := m.db.SelectContext(ctx, &depths, queueDepthsSQL); err != nil {
 		return nil, interpretError(err)
 	}
 	return depths, nil
+}
+
+// LockHeld reports whether any server leads under a name (database.Locker).
+func (m *Manager) LockHeld(ctx context.Context, name string) (bool, error) {
+	held, err := database.LockHeld(ctx, m.db.DB, name)
+	return held, interpretError(err)
 }

@@ -1,6 +1,7 @@
 package state_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -34,7 +35,7 @@ func TestActiveRunsArePagedById(t *testing.T) {
 	for node, want := range map[string][]string{"": want, "n1": ofNode, "n3": {}} {
 		got, after := []string{}, ""
 		for {
-			page, err := s.ActiveRuns(t.Context(), testCluster, node, after, 3)
+			page, err := s.ActiveRuns(t.Context(), testKey, node, after, 3)
 			require.NoError(t, err)
 			if len(page) == 0 {
 				break
@@ -74,10 +75,10 @@ func TestOverdueRunsAreThosePastTheirDeadlineAndGrace(t *testing.T) {
 	s.force(t, noDeadline.RunID, `active_deadline_seconds = NULL`)
 	s.run(t, state.StatusPending)
 
-	got, err := s.OverdueRuns(t.Context(), time.Minute, 10)
+	got, err := s.OverdueRuns(t.Context(), testEngines, time.Minute, 10)
 	require.NoError(t, err)
 	assert.Equal(t, []string{retried.RunID, late.RunID}, ids(got))
-	got, err = s.OverdueRuns(t.Context(), time.Minute, 1)
+	got, err = s.OverdueRuns(t.Context(), testEngines, time.Minute, 1)
 	require.NoError(t, err)
 	assert.Len(t, got, 1)
 }
@@ -101,6 +102,56 @@ func TestQueueDepths(t *testing.T) {
 	assert.InDelta(t, 60, depths[0].OldestAge, 30)
 	depths[0].OldestAge = 0
 	assert.Equal(t, []state.QueueDepth{
-		{Cluster: testCluster, Queued: 2, Active: 2}, {Cluster: "other", Active: 1},
+		{EngineKey: testKey, Queued: 2, Active: 2}, {EngineKey: state.EngineKey{Cluster: "other", Engine: state.EKSEngine}, Active: 1},
 	}, depths)
+}
+
+// Spark runs of the program before share clusters with container jobs. Until this program executes them, nothing that
+// is done for container jobs may touch them.
+func TestRunsOfAnotherEngineAreLeftAlone(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	spark := func(status state.Status, set string) state.Run {
+		r := s.run(t, status)
+		s.force(t, r.RunID, `engine = 'eks-spark', command = 'spark-submit', command_hash = 'of the description'`+set)
+		return s.get(t, r.RunID)
+	}
+	s.silence(t, "n1", time.Hour)
+	runs := []state.Run{
+		spark(state.StatusQueued, ""), spark(state.StatusNeedsRetry, ""),
+		spark(state.StatusPending, `, claimed_by = 'n1', instance_id = 'i'`),
+		spark(state.StatusRunning, `, claimed_by = 'n1', active_deadline_seconds = 1, started_at = now() - INTERVAL '1 day'`),
+	}
+	claimed, err := s.ClaimRuns(t.Context(), state.ClaimRequest{EngineKey: testKey, Worker: "w", Lease: time.Minute, Limit: 9})
+	require.NoError(t, err)
+	explained, err := s.ExplainQueued(t.Context(), testKey, "why", 9)
+	require.NoError(t, err)
+	active, err := s.ActiveRuns(t.Context(), testKey, "", "", 9)
+	require.NoError(t, err)
+	overdue, err := s.OverdueRuns(t.Context(), testEngines, 0, 9)
+	require.NoError(t, err)
+	lost, err := s.StopLost(t.Context(), testKey, time.Minute, 9)
+	require.NoError(t, err)
+	again, stopped, err := s.RequeueRetries(t.Context(), state.RetryPolicy{MaxAttempts: 1, Limit: 9, Engines: testEngines})
+	require.NoError(t, err)
+	_, err = s.AdoptQueued(t.Context(), time.Hour)
+	require.NoError(t, err)
+	assert.Empty(t, slices.Concat(claimed, active, overdue, lost, again, stopped))
+	assert.Zero(t, explained)
+	for _, before := range runs {
+		assert.Equal(t, before, s.get(t, before.RunID))
+	}
+
+	key := state.EngineKey{Cluster: testCluster, Engine: state.EKSSparkEngine}
+	active, err = s.ActiveRuns(t.Context(), key, "", "", 9)
+	require.NoError(t, err)
+	assert.Len(t, active, 2)
+	explained, err = s.ExplainQueued(t.Context(), key, "why", 9)
+	require.NoError(t, err)
+	assert.Equal(t, 1, explained)
+	depths, err := s.QueueDepths(t.Context())
+	require.NoError(t, err)
+	require.Len(t, depths, 1)
+	depths[0].OldestAge = 0
+	assert.Equal(t, state.QueueDepth{EngineKey: key, Queued: 1, Active: 2}, depths[0])
 }

@@ -21,9 +21,10 @@ const (
 
 	// The program before us made hashes from descriptions. What is over stays
 	// as it is (docs/decisions); a run that we are to size must not inherit
-	// what befell other commands, nor teach them.
+	// what befell other commands, nor teach them. Spark runs are left alone: this
+	// program does not execute them yet.
 	rehashActiveSQL = `UPDATE task SET command_hash = md5(NULLIF(command, ''))
-	WHERE status = ANY($1) AND command_hash IS DISTINCT FROM md5(NULLIF(command, ''))`
+	WHERE status = ANY($1) AND engine = 'eks' AND command_hash IS DISTINCT FROM md5(NULLIF(command, ''))`
 )
 
 // activeStatuses are those of runs that are not over.

@@ -9,14 +9,14 @@ import (
 	"github.com/lib/pq"
 )
 
-// claimRunsSQL takes a lease on the oldest runs of one cluster that wait.
+// claimRunsSQL takes a lease on the oldest waiting runs of one engine.
 // Rows that another claimant locks are skipped. The inner SELECT is an array
 // so that it runs once whatever the plan, and never locks more than the limit.
 const claimRunsSQL = `UPDATE task SET
 		claimed_by = :worker, claimed_until = now() + make_interval(secs => :lease)
 	WHERE run_id = ANY(ARRAY(
 		SELECT run_id FROM task
-		WHERE status = 'QUEUED' AND cluster_name = :cluster
+		WHERE status = 'QUEUED' AND cluster_name = :cluster_name AND engine = :engine
 		  AND (next_attempt_at IS NULL OR next_attempt_at <= now())
 		  AND (claimed_until IS NULL OR claimed_until <= now())
 		ORDER BY queued_at, run_id
@@ -26,20 +26,20 @@ const claimRunsSQL = `UPDATE task SET
 
 // claim is a lease, as arguments.
 type claim struct {
-	Cluster string         `db:"cluster"`
-	Worker  string         `db:"worker"`
-	Lease   float64        `db:"lease"` // seconds
-	Limit   int            `db:"limit"`
-	RunIDs  pq.StringArray `db:"run_ids"`
+	EngineKey
+	Worker string         `db:"worker"`
+	Lease  float64        `db:"lease"` // seconds
+	Limit  int            `db:"limit"`
+	RunIDs pq.StringArray `db:"run_ids"`
 }
 
-// ClaimRuns gives QUEUED runs of a cluster to a worker for the time of a
+// ClaimRuns gives QUEUED runs of an engine to a worker for the time of a
 // lease, oldest first. A run belongs to one worker at a time; one whose lease
 // has ended, or whose worker gave it back, can be claimed again. Runs that are
 // to wait (DeferRun, RequeueRetries) are left.
 func (m *Manager) ClaimRuns(ctx context.Context, req ClaimRequest) ([]Run, error) {
 	runs, err := m.changed(ctx, claimRunsSQL, claim{
-		Cluster: req.Cluster, Worker: req.Worker, Lease: req.Lease.Seconds(), Limit: req.Limit,
+		EngineKey: req.EngineKey, Worker: req.Worker, Lease: req.Lease.Seconds(), Limit: req.Limit,
 	})
 	if err != nil {
 		return nil, err
@@ -135,15 +135,15 @@ func (m *Manager) AcceptRun(ctx context.Context, runID, worker string, a Accepta
 const explainQueuedSQL = `UPDATE task SET status_reason = $2
 	WHERE run_id = ANY(ARRAY(
 		SELECT run_id FROM task
-		WHERE status = 'QUEUED' AND cluster_name = $1
+		WHERE status = 'QUEUED' AND cluster_name = $1 AND engine = $4
 		  AND (claimed_until IS NULL OR claimed_until <= now())
 		  AND status_reason IS DISTINCT FROM $2
 		ORDER BY queued_at, run_id
 		LIMIT $3
 		FOR UPDATE SKIP LOCKED))`
 
-// ExplainQueued gives up to limit runs that wait for a cluster, the oldest
-// first, the reason why they wait. It counts those that had another.
-func (m *Manager) ExplainQueued(ctx context.Context, cluster, reason string, limit int) (int, error) {
-	return m.exec(ctx, explainQueuedSQL, cluster, reason, limit)
+// ExplainQueued gives up to limit runs that wait for an engine, the oldest
+// first, the reason why they wait. It returns how many had another reason.
+func (m *Manager) ExplainQueued(ctx context.Context, key EngineKey, reason string, limit int) (int, error) {
+	return m.exec(ctx, explainQueuedSQL, key.Cluster, reason, limit, key.Engine)
 }

@@ -27,7 +27,7 @@ func TestTwoClaimantsNeverShareARun(t *testing.T) {
 		all.Go(func() {
 			for {
 				got, err := s.ClaimRuns(t.Context(), state.ClaimRequest{
-					Cluster: testCluster, Worker: worker, Lease: time.Minute, Limit: 7,
+					EngineKey: testKey, Worker: worker, Lease: time.Minute, Limit: 7,
 				})
 				if !assert.NoError(t, err) || len(got) == 0 {
 					return
@@ -62,7 +62,7 @@ func TestClaimsGoOldestFirstWithinACluster(t *testing.T) {
 	s.run(t, state.StatusQueued, queued(2*time.Hour), func(r *state.Run) { r.ClusterName = "dead" })
 	s.run(t, state.StatusPending, queued(2*time.Hour))
 
-	got, err := s.ClaimRuns(t.Context(), state.ClaimRequest{Cluster: testCluster, Worker: "w", Lease: time.Minute, Limit: 2})
+	got, err := s.ClaimRuns(t.Context(), state.ClaimRequest{EngineKey: testKey, Worker: "w", Lease: time.Minute, Limit: 2})
 	require.NoError(t, err)
 	assert.Equal(t, []string{old.RunID, middle.RunID}, ids(got))
 	assert.Equal(t, new("w"), got[0].ClaimedBy)
@@ -76,7 +76,7 @@ func TestARunCanBeClaimedAgainWhenItsLeaseIsOver(t *testing.T) {
 	s := newStore(t)
 	r := s.run(t, state.StatusQueued)
 	s.claim(t, r.RunID)
-	req := state.ClaimRequest{Cluster: testCluster, Worker: "w2", Lease: time.Minute, Limit: 1}
+	req := state.ClaimRequest{EngineKey: testKey, Worker: "w2", Lease: time.Minute, Limit: 1}
 	got, err := s.ClaimRuns(t.Context(), req)
 	require.NoError(t, err)
 	require.Empty(t, got, "the lease holds")
@@ -135,7 +135,7 @@ func TestADeferredRunWaitsAndSaysWhy(t *testing.T) {
 	assert.Equal(t, new("quota is used up"), after.StatusReason)
 	assert.Equal(t, next, after.NextAttemptAt.UTC())
 	assert.Nil(t, after.ClaimedBy)
-	got, err := s.ClaimRuns(t.Context(), state.ClaimRequest{Cluster: testCluster, Worker: "w", Lease: time.Minute, Limit: 1})
+	got, err := s.ClaimRuns(t.Context(), state.ClaimRequest{EngineKey: testKey, Worker: "w", Lease: time.Minute, Limit: 1})
 	require.NoError(t, err)
 	assert.Empty(t, got)
 
@@ -225,13 +225,13 @@ func TestExplainQueued(t *testing.T) {
 	claimed := s.run(t, state.StatusQueued)
 	s.force(t, claimed.RunID, `claimed_until = now() + INTERVAL '1 minute'`)
 	pending := s.run(t, state.StatusPending)
-	n, err := s.ExplainQueued(t.Context(), testCluster, "the cluster is offline", 10)
+	n, err := s.ExplainQueued(t.Context(), testKey, "the cluster is offline", 10)
 	require.NoError(t, err)
 	assert.Equal(t, 1, n)
 	assert.Equal(t, new("the cluster is offline"), s.get(t, waiting.RunID).StatusReason)
 	assert.Nil(t, s.get(t, claimed.RunID).StatusReason)
 	assert.Nil(t, s.get(t, pending.RunID).StatusReason)
-	n, err = s.ExplainQueued(t.Context(), testCluster, "the cluster is offline", 10)
+	n, err = s.ExplainQueued(t.Context(), testKey, "the cluster is offline", 10)
 	require.NoError(t, err)
 	assert.Zero(t, n, "nothing to say that was not said")
 }

@@ -58,13 +58,13 @@ func movers() map[string]mover {
 			}},
 		"RequeueRetries": {to: state.StatusQueued, only: []state.Status{state.StatusNeedsRetry},
 			move: func(t *testing.T, s store, r state.Run) bool {
-				again, _, err := s.RequeueRetries(t.Context(), state.RetryPolicy{MaxAttempts: 3, Limit: 9})
+				again, _, err := s.RequeueRetries(t.Context(), state.RetryPolicy{MaxAttempts: 3, Limit: 9, Engines: testEngines})
 				require.NoError(t, err)
 				return len(again) == 1
 			}},
 		"RequeueRetries of the last attempt": {to: state.StatusStopped, only: []state.Status{state.StatusNeedsRetry},
 			move: func(t *testing.T, s store, r state.Run) bool {
-				_, stopped, err := s.RequeueRetries(t.Context(), state.RetryPolicy{MaxAttempts: 1, Limit: 9})
+				_, stopped, err := s.RequeueRetries(t.Context(), state.RetryPolicy{MaxAttempts: 1, Limit: 9, Engines: testEngines})
 				require.NoError(t, err)
 				return len(stopped) == 1
 			}},
@@ -76,7 +76,7 @@ func movers() map[string]mover {
 			}},
 		"StopLost": {to: state.StatusStopped, only: []state.Status{state.StatusPending, state.StatusRunning},
 			move: func(t *testing.T, s store, r state.Run) bool {
-				lost, err := s.StopLost(t.Context(), testCluster, time.Minute, 9)
+				lost, err := s.StopLost(t.Context(), testKey, time.Minute, 9)
 				require.NoError(t, err)
 				return len(lost) == 1
 			}},

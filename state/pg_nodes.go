@@ -13,14 +13,14 @@ import (
 
 // node is a change by or about nodes, as arguments.
 type node struct {
-	RunID   string         `db:"run_id"`
-	Node    string         `db:"node"`
-	Cluster string         `db:"cluster"`
-	Silent  float64        `db:"silent"` // seconds
-	Limit   int            `db:"limit"`
-	To      Status         `db:"to_status"`
-	Reason  string         `db:"reason"`
-	Guard   pq.StringArray `db:"guard"`
+	RunID string `db:"run_id"`
+	Node  string `db:"node"`
+	EngineKey
+	Silent float64        `db:"silent"` // seconds
+	Limit  int            `db:"limit"`
+	To     Status         `db:"to_status"`
+	Reason string         `db:"reason"`
+	Guard  pq.StringArray `db:"guard"`
 }
 
 const commitStartSQL = `UPDATE task SET instance_id = :node
@@ -79,18 +79,18 @@ const stopLostSQL = `UPDATE task SET
 		status = :to_status, exit_code = NULL, exit_reason = :reason, finished_at = now(), status_reason = NULL
 	WHERE status = ANY(:guard) AND run_id = ANY(ARRAY(
 		SELECT run_id FROM task
-		WHERE status IN ('PENDING', 'RUNNING') AND COALESCE(cluster_name, '') = :cluster
+		WHERE status IN ('PENDING', 'RUNNING') AND COALESCE(cluster_name, '') = :cluster_name AND engine = :engine
 		  AND claimed_by IN ` + silentNodesSQL + `
 		ORDER BY ` + idUnindexed + `
 		LIMIT :limit
 		FOR UPDATE SKIP LOCKED))
 	RETURNING ` + runColumns
 
-// StopLost stops up to limit active runs of a local cluster whose node has
-// been silent for lostAfter, and answers them.
-func (m *Manager) StopLost(ctx context.Context, cluster string, lostAfter time.Duration, limit int) ([]Run, error) {
+// StopLost stops up to limit active runs of a local cluster's engine whose node
+// has been silent for lostAfter, and returns them.
+func (m *Manager) StopLost(ctx context.Context, key EngineKey, lostAfter time.Duration, limit int) ([]Run, error) {
 	return m.changed(ctx, stopLostSQL, node{
-		Cluster: cluster, Silent: lostAfter.Seconds(), Limit: limit,
+		EngineKey: key, Silent: lostAfter.Seconds(), Limit: limit,
 		To: StatusStopped, Reason: ReasonLost, Guard: guard(StatusStopped, StatusPending, StatusRunning),
 	})
 }

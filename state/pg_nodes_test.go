@@ -130,7 +130,7 @@ func TestLostRunsAreThoseOfNodesThatStaySilent(t *testing.T) {
 
 	var lost []string
 	for range 3 {
-		runs, err := s.StopLost(t.Context(), testCluster, 30*time.Minute, 1)
+		runs, err := s.StopLost(t.Context(), testKey, 30*time.Minute, 1)
 		require.NoError(t, err)
 		lost = append(lost, ids(runs)...)
 	}

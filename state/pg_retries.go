@@ -12,6 +12,7 @@ type retry struct {
 	BaseDelay   float64        `db:"base_delay"` // seconds
 	MaxDelay    float64        `db:"max_delay"`  // seconds
 	Limit       int            `db:"limit"`
+	Engines     pq.StringArray `db:"engines"`
 	To          Status         `db:"to_status"`
 	Guard       pq.StringArray `db:"guard"`
 }
@@ -30,7 +31,7 @@ const requeueRetriesSQL = `UPDATE task SET
 		instance_id = '', instance_dns_name = '', pod_name = NULL
 	WHERE status = ANY(:guard) AND run_id = ANY(ARRAY(
 		SELECT run_id FROM task
-		WHERE status = 'NEEDS_RETRY' AND COALESCE(attempt_count, 1) < :max_attempts
+		WHERE status = 'NEEDS_RETRY' AND engine = ANY(:engines) AND COALESCE(attempt_count, 1) < :max_attempts
 		ORDER BY queued_at, run_id
 		LIMIT :limit
 		FOR UPDATE SKIP LOCKED))
@@ -44,7 +45,7 @@ const stopRetriesSQL = `UPDATE task SET
 		finished_at = now(), status_reason = NULL
 	WHERE status = ANY(:guard) AND run_id = ANY(ARRAY(
 		SELECT run_id FROM task
-		WHERE status = 'NEEDS_RETRY' AND COALESCE(attempt_count, 1) >= :max_attempts
+		WHERE status = 'NEEDS_RETRY' AND engine = ANY(:engines) AND COALESCE(attempt_count, 1) >= :max_attempts
 		ORDER BY queued_at, run_id
 		LIMIT :limit
 		FOR UPDATE SKIP LOCKED))
@@ -52,10 +53,10 @@ const stopRetriesSQL = `UPDATE task SET
 
 // RequeueRetries puts NEEDS_RETRY runs back in the queue, each for its next
 // attempt and after a delay, and stops those that have used up their attempts;
-// these keep the exit reason of the last one. It answers both.
+// these keep the exit reason of the last one. It returns both.
 func (m *Manager) RequeueRetries(ctx context.Context, p RetryPolicy) (requeued, stopped []Run, err error) {
 	arg := retry{
-		MaxAttempts: p.MaxAttempts, BaseDelay: p.BaseDelay.Seconds(), MaxDelay: p.MaxDelay.Seconds(), Limit: p.Limit,
+		MaxAttempts: p.MaxAttempts, BaseDelay: p.BaseDelay.Seconds(), MaxDelay: p.MaxDelay.Seconds(), Limit: p.Limit, Engines: p.Engines,
 		To: StatusStopped, Guard: guard(StatusStopped, StatusNeedsRetry),
 	}
 	if stopped, err = m.changed(ctx, stopRetriesSQL, arg); err != nil {

@@ -13,7 +13,7 @@ import (
 func TestARetryWaitsAndForgetsTheFailedAttempt(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
-	policy := state.RetryPolicy{MaxAttempts: 10, BaseDelay: 10 * time.Second, MaxDelay: time.Minute, Limit: 5}
+	policy := state.RetryPolicy{MaxAttempts: 10, BaseDelay: 10 * time.Second, MaxDelay: time.Minute, Limit: 5, Engines: testEngines}
 	for attempt, delay := range map[int]time.Duration{1: 10 * time.Second, 2: 20 * time.Second, 3: 40 * time.Second, 4: time.Minute, 9: time.Minute} {
 		r := s.run(t, state.StatusNeedsRetry)
 		s.force(t, r.RunID, `attempt_count = $2, exit_reason = 'node was lost', claimed_by = 'n1', instance_id = 'n1',
@@ -42,7 +42,7 @@ func TestARetryWaitsAndForgetsTheFailedAttempt(t *testing.T) {
 func TestUsedUpAttemptsStopTheRunWithItsLastReason(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
-	policy := state.RetryPolicy{MaxAttempts: 3, BaseDelay: time.Second, MaxDelay: time.Minute, Limit: 5}
+	policy := state.RetryPolicy{MaxAttempts: 3, BaseDelay: time.Second, MaxDelay: time.Minute, Limit: 5, Engines: testEngines}
 	never, once := s.run(t, state.StatusNeedsRetry), s.run(t, state.StatusNeedsRetry)
 	s.force(t, never.RunID, `attempt_count = 3, exit_reason = 'image pull gave up'`)
 	s.force(t, once.RunID, `attempt_count = 3, exit_reason = 'evicted', started_at = now()`)

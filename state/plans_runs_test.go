@@ -22,14 +22,14 @@ func TestNothingThatMovesRunsReadsTheWholeTable(t *testing.T) {
 	now := time.Now()
 	for name, call := range map[string]func(ctx context.Context) error{
 		"claim": func(ctx context.Context) error {
-			_, err := m.ClaimRuns(ctx, state.ClaimRequest{Cluster: testCluster, Worker: "w", Lease: time.Second, Limit: 10})
+			_, err := m.ClaimRuns(ctx, state.ClaimRequest{EngineKey: testKey, Worker: "w", Lease: time.Second, Limit: 10})
 			return err
 		},
 		"renew":   func(ctx context.Context) error { return m.RenewClaims(ctx, "w", []string{"a"}, time.Second) },
 		"release": func(ctx context.Context) error { return m.ReleaseClaims(ctx, "w") },
 		"defer":   func(ctx context.Context) error { return m.DeferRun(ctx, "a", "w", "later", now) },
 		"explain": func(ctx context.Context) error {
-			_, err := m.ExplainQueued(ctx, testCluster, "why", 10)
+			_, err := m.ExplainQueued(ctx, testKey, "why", 10)
 			return err
 		},
 		"accept": func(ctx context.Context) error {
@@ -41,7 +41,7 @@ func TestNothingThatMovesRunsReadsTheWholeTable(t *testing.T) {
 			return err
 		},
 		"retries": func(ctx context.Context) error {
-			_, _, err := m.RequeueRetries(ctx, state.RetryPolicy{MaxAttempts: 3, Limit: 10})
+			_, _, err := m.RequeueRetries(ctx, state.RetryPolicy{MaxAttempts: 3, Limit: 10, Engines: testEngines})
 			return err
 		},
 		"orphans": func(ctx context.Context) error {
@@ -49,15 +49,15 @@ func TestNothingThatMovesRunsReadsTheWholeTable(t *testing.T) {
 			return err
 		},
 		"lost": func(ctx context.Context) error {
-			_, err := m.StopLost(ctx, testCluster, time.Minute, 10)
+			_, err := m.StopLost(ctx, testKey, time.Minute, 10)
 			return err
 		},
 		"overdue": func(ctx context.Context) error {
-			_, err := m.OverdueRuns(ctx, time.Minute, 10)
+			_, err := m.OverdueRuns(ctx, testEngines, time.Minute, 10)
 			return err
 		},
 		"active": func(ctx context.Context) error {
-			_, err := m.ActiveRuns(ctx, testCluster, "", "", 10)
+			_, err := m.ActiveRuns(ctx, testKey, "", "", 10)
 			return err
 		},
 		"stopped": func(ctx context.Context) error {

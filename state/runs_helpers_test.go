@@ -18,6 +18,12 @@ import (
 // testCluster is where the runs of these tests go.
 const testCluster = "moon"
 
+// testEngines are the engines that the tests' workers execute, testKey the one of testCluster.
+var (
+	testEngines = []string{state.EKSEngine}
+	testKey     = state.EngineKey{Cluster: testCluster, Engine: state.EKSEngine}
+)
+
 // store is a Manager, and its database for what a Manager does not do.
 type store struct {
 	*state.Manager
@@ -114,7 +120,7 @@ func (s store) get(t testing.TB, runID string) state.Run {
 func (s store) claim(t testing.TB, runID string) state.Run {
 	t.Helper()
 	runs, err := s.ClaimRuns(t.Context(), state.ClaimRequest{
-		Cluster: testCluster, Worker: "w", Lease: time.Minute, Limit: 1,
+		EngineKey: testKey, Worker: "w", Lease: time.Minute, Limit: 1,
 	})
 	require.NoError(t, err)
 	require.Len(t, runs, 1)

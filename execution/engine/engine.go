@@ -1,5 +1,6 @@
-// Package engine says what Flotilla needs of a place that executes runs. Each
-// driver has a package below this one; nothing here knows any of them.
+// Package engine defines what Flotilla needs of a place that executes runs, and
+// keeps the registry of such places. Each driver has a package below this one;
+// nothing here knows any of them.
 package engine
 
 import (
@@ -9,8 +10,10 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// Engine executes the runs of one cluster. Every method is about runs of that
-// cluster only, and may be called at the same time for different runs.
+// Engine executes the runs of one state.EngineKey: the runs of one kind on one
+// cluster. Every method is about those runs only, and may be called at the same
+// time for different runs. An engine that holds resources also has a method
+// Close(), which Clusters calls once.
 type Engine interface {
 	// Execute hands a run to the cluster. It is idempotent by run id and
 	// attempt: called again for an attempt that the cluster already has, it
@@ -34,6 +37,27 @@ type Engine interface {
 	Follow(ctx context.Context, o Observer) error
 }
 
+// OnNode is implemented by engines that execute runs on the machine of the
+// server they are part of. Every server follows such an engine, because each
+// sees its own machine only; any other engine is followed by one server at a
+// time.
+type OnNode interface {
+	// Node names this server's machine among those of the cluster; it is the
+	// same after a restart.
+	Node() string
+}
+
+// AskOutdatedEvery is the time between two looks at what an engine depends on.
+const AskOutdatedEvery = 10 * time.Second
+
+// Ageing is implemented by engines that depend on more than their cluster's
+// row, such as a kubeconfig file.
+type Ageing interface {
+	// Outdated reports whether an engine opened now would be another one. It
+	// may read files, and is called at most once in AskOutdatedEvery.
+	Outdated() bool
+}
+
 // Submission is one attempt at a run.
 type Submission struct {
 	Run        state.Run
@@ -41,19 +65,19 @@ type Submission struct {
 	// Accept commits that the cluster has the run (QUEUED to PENDING). The
 	// engine calls it at the moment from which its own records would find the
 	// run again after a crash, and before anything that could not be done
-	// twice. It answers false where the run is no longer this worker's to
-	// submit (stopped, or claimed by another): the engine then takes back what
-	// it made.
+	// twice. It returns false if the run is no longer this worker's to submit
+	// (stopped, or claimed by another): the engine then takes back what it
+	// made.
 	Accept func(ctx context.Context, a state.Acceptance) (bool, error)
 }
 
-// Rejected says that the run can never be executed as it is; it ends STOPPED
+// Rejected is the error of a run that can never be executed as it is; it ends STOPPED
 // with exit code 1 and this reason.
 type Rejected struct{ Reason string }
 
 func (e Rejected) Error() string { return e.Reason }
 
-// NotNow says that the cluster does not take the run at present; it stays
+// NotNow is the error of a cluster that does not take the run at present; it stays
 // QUEUED with this sentence as its status reason.
 type NotNow struct{ Reason string }
 
@@ -62,10 +86,10 @@ func (e NotNow) Error() string { return e.Reason }
 // Observation is what an engine saw of a run. nil fields were not seen.
 type Observation struct {
 	RunID string
-	// Attempt is the attempt that was seen; what is seen of an earlier attempt
-	// than the run's present one changes nothing.
+	// Attempt is the attempt that was seen. An observation of an earlier
+	// attempt than the run's present one changes nothing.
 	Attempt int64
-	// Status is where the run stands, or empty where only details changed.
+	// Status is where the run stands, or empty if only details changed.
 	Status state.Status
 	Update state.RunUpdate
 }
@@ -95,5 +119,17 @@ type LogChunk struct {
 	Complete bool
 }
 
-// Heartbeat is how often a node says that it is alive.
+// Heartbeat is how often a node reports that it is alive.
 const Heartbeat = 3 * time.Second
+
+// Pause waits for d. It returns false if ctx ended first.
+func Pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}

@@ -26,6 +26,8 @@ type fakeStore struct {
 	overdue  []state.Run
 	retries  []state.Run
 	orphans  int
+	active   []state.Run
+	locks    map[string]bool
 	lost     []state.Run
 	depths   []state.QueueDepth
 	expired  int
@@ -184,7 +186,20 @@ func (s *fakeStore) GetRun(context.Context, string) (state.Run, error) {
 	return s.run, s.failing
 }
 
-func (s *fakeStore) OverdueRuns(context.Context, time.Duration, int) ([]state.Run, error) {
+func (s *fakeStore) ActiveRuns(_ context.Context, key state.EngineKey, _, _ string, _ int) ([]state.Run, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.note("active of " + key.Cluster)
+	return s.active, s.failing
+}
+
+func (s *fakeStore) LockHeld(_ context.Context, name string) (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.locks[name], s.failing
+}
+
+func (s *fakeStore) OverdueRuns(context.Context, []string, time.Duration, int) ([]state.Run, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	runs := s.overdue
@@ -200,10 +215,10 @@ func (s *fakeStore) RequeueOrphans(context.Context, time.Duration) (int, error) 
 	return n, s.failing
 }
 
-func (s *fakeStore) StopLost(_ context.Context, cluster string, _ time.Duration, _ int) ([]state.Run, error) {
+func (s *fakeStore) StopLost(_ context.Context, key state.EngineKey, _ time.Duration, _ int) ([]state.Run, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.note("lost of " + cluster)
+	s.note("lost of " + key.Cluster)
 	runs := s.lost
 	s.lost = nil
 	return runs, s.failing
@@ -223,10 +238,10 @@ func (s *fakeStore) QueueDepths(context.Context) ([]state.QueueDepth, error) {
 	return s.depths, s.failing
 }
 
-func (s *fakeStore) ExplainQueued(_ context.Context, cluster, reason string, _ int) (int, error) {
+func (s *fakeStore) ExplainQueued(_ context.Context, key state.EngineKey, reason string, _ int) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.note("explain " + cluster + ": " + reason)
+	s.note("explain " + key.Cluster + ": " + reason)
 	return 1, s.failing
 }
 

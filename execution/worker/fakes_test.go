@@ -11,9 +11,8 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/stitchfix/flotilla-os/clients/postgres/pgtest"
-	"github.com/stitchfix/flotilla-os/config"
 	"github.com/stitchfix/flotilla-os/execution/engine"
-	"github.com/stitchfix/flotilla-os/metrics"
+	"github.com/stitchfix/flotilla-os/metrics/metricstest"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -67,6 +66,8 @@ type fakeClusters struct {
 	mu      sync.Mutex
 	engines map[string]engine.Engine
 	rows    map[string]state.Cluster
+	gone    map[string]bool // no longer listed
+	dropped []state.EngineKey
 }
 
 var _ Clusters = (*fakeClusters)(nil)
@@ -78,14 +79,26 @@ func (c *fakeClusters) List(context.Context) ([]state.Cluster, error) {
 	for name := range c.engines {
 		row := c.rows[name]
 		row.Name = name
-		listed = append(listed, row)
+		if !c.gone[name] {
+			listed = append(listed, row)
+		}
 	}
 	return listed, nil
 }
 
-func (c *fakeClusters) Engine(_ context.Context, name string) (engine.Engine, error) {
+func (c *fakeClusters) Drop(key state.EngineKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.dropped = append(c.dropped, key)
+}
+
+func (c *fakeClusters) Engine(_ context.Context, key state.EngineKey) (engine.Engine, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	name := key.Cluster
+	if key.Engine != state.EKSEngine {
+		return nil, engine.NotNow{Reason: "no engine for " + key.Engine}
+	}
 	eng, known := c.engines[name]
 	switch {
 	case !known:
@@ -180,6 +193,7 @@ type world struct {
 	clusters *fakeClusters
 	notifier *fakeNotifier
 	locker   *fakeLocker
+	metrics  *metricstest.Recorder
 }
 
 // makeWorld has one cluster, "c", and polls so seldom that only wake-ups and
@@ -188,18 +202,31 @@ func makeWorld(t *testing.T, eng engine.Engine) *world {
 	t.Helper()
 	w := &world{
 		store:    newFakeStore(),
-		clusters: &fakeClusters{engines: map[string]engine.Engine{"c": eng}, rows: map[string]state.Cluster{}},
+		clusters: &fakeClusters{engines: map[string]engine.Engine{"c": eng}, rows: map[string]state.Cluster{}, gone: map[string]bool{}},
 		notifier: &fakeNotifier{subs: map[chan struct{}]bool{}},
 		locker:   &fakeLocker{led: map[string]int{}},
 	}
-	cfg := config.Default()
-	cfg.Workers.SubmitInterval, cfg.Workers.RetryInterval = time.Hour, time.Hour
-	cfg.Workers.StatusInterval, cfg.Workers.ManagerInterval = 10*time.Millisecond, 10*time.Millisecond
+	w.metrics = metricstest.New(t)
 	w.SupervisorConfig = SupervisorConfig{
-		Store: w.store, Clusters: w.clusters, Notifier: w.notifier, Locker: w.locker, Config: cfg,
-		Metrics: metrics.Nop{}, Logger: slog.New(slog.DiscardHandler), Clock: time.Now, Name: "me",
+		Store: w.store, Clusters: w.clusters, Notifier: w.notifier, Locker: w.locker,
+		Metrics: w.metrics, Logger: slog.New(slog.DiscardHandler), Clock: time.Now, Name: "me",
+		Types:          []state.WorkerType{state.WorkerSubmit, state.WorkerStatus, state.WorkerRetry},
+		Engines:        []string{state.EKSEngine},
+		SubmitInterval: time.Hour, RetryInterval: time.Hour,
+		StatusInterval: 10 * time.Millisecond, ManagerInterval: 10 * time.Millisecond,
+		ClaimLease: 15 * time.Second, LostAfter: 30 * time.Minute, Retry: state.RetryPolicy{MaxAttempts: 3},
 	}
 	return w
+}
+
+// keyOf is the key of a cluster's container jobs.
+func keyOf(cluster string) state.EngineKey {
+	return state.EngineKey{Cluster: cluster, Engine: state.EKSEngine}
+}
+
+// observer is that of a cluster's container jobs.
+func (w *world) observer(cluster string) *observer {
+	return &observer{w.SupervisorConfig.tools(), w.store, w.clusters, keyOf(cluster)}
 }
 
 // start runs something until the test ends, and waits for its end.
@@ -225,5 +252,5 @@ func start(t *testing.T, run func(ctx context.Context) error) (stop func()) {
 }
 
 func queuedRun(id string) state.Run {
-	return state.Run{RunID: id, DefinitionID: "d", ClusterName: "c", Status: state.StatusQueued, Engine: state.EKSEngine}
+	return state.Run{RunID: id, DefinitionID: "d", ClusterName: "c", Status: state.StatusQueued, Engine: state.EKSEngine, Tier: "Tier4"}
 }

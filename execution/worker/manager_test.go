@@ -71,9 +71,9 @@ func (d testDatabase) serve(t *testing.T, eng engine.Engine) (stop func()) {
 	locker, err := database.NewLocker(d.url, w.Logger)
 	require.NoError(t, err)
 	w.Store, w.Notifier, w.Locker, w.Name = d.Manager, notifier, locker, ""
-	w.Config.ClaimLease = time.Minute
-	w.Config.Workers.SubmitInterval, w.Config.Workers.RetryInterval = 100*time.Millisecond, 100*time.Millisecond
-	w.Config.Retry.BaseDelay, w.Config.Retry.MaxDelay = 0, 0
+	w.ClaimLease = time.Minute
+	w.SubmitInterval, w.RetryInterval = 100*time.Millisecond, 100*time.Millisecond
+	w.Retry = state.RetryPolicy{MaxAttempts: 3}
 	s, err := NewSupervisor(w.SupervisorConfig)
 	require.NoError(t, err)
 	stopNotifier := start(t, notifier.Run)
@@ -152,7 +152,7 @@ func TestARunOfADeadWorkerIsClaimedAgain(t *testing.T) {
 	t.Parallel()
 	db, cluster := makeDatabase(t), newToyCluster()
 	db.queue(t, "r")
-	claimed, err := db.ClaimRuns(t.Context(), state.ClaimRequest{Cluster: "c", Worker: "dead", Lease: time.Second, Limit: 1})
+	claimed, err := db.ClaimRuns(t.Context(), state.ClaimRequest{EngineKey: keyOf("c"), Worker: "dead", Lease: time.Second, Limit: 1})
 	require.NoError(t, err)
 	require.Len(t, claimed, 1)
 	stop := db.serve(t, cluster)

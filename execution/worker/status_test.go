@@ -112,7 +112,7 @@ func TestObserve(t *testing.T) {
 			w := makeWorld(t, eng)
 			w.store.unmoved = tt.unmoved
 			w.store.run = state.Run{RunID: "r", ClusterName: "c", Status: tt.now}
-			require.NoError(t, newObserver(w.SupervisorConfig).Observe(t.Context(), tt.seen))
+			require.NoError(t, w.observer("c").Observe(t.Context(), tt.seen))
 			assert.Equal(t, tt.calls, w.store.calls)
 			assert.Equal(t, tt.terminated, len(eng.terminated) == 1)
 		})
@@ -124,7 +124,7 @@ func TestObserveSaysWhatWasNotRecorded(t *testing.T) {
 	w := makeWorld(t, newFakeEngine())
 	w.store.failing = errors.New("connection refused")
 	for _, status := range []state.Status{"", state.StatusRunning} {
-		err := newObserver(w.SupervisorConfig).Observe(t.Context(), engine.Observation{RunID: "r", Status: status})
+		err := w.observer("c").Observe(t.Context(), engine.Observation{RunID: "r", Status: status})
 		assert.ErrorIs(t, err, w.store.failing)
 	}
 }

@@ -87,7 +87,7 @@ func TestSubmitIsWoken(t *testing.T) {
 func TestSubmitPolls(t *testing.T) {
 	t.Parallel()
 	w := makeWorld(t, newFakeEngine())
-	w.Config.Workers.SubmitInterval = time.Millisecond
+	w.SubmitInterval = time.Millisecond
 	startSubmit(t, w, 1)
 	w.store.await(t, "claim c", 2)
 	w.store.with(func(s *fakeStore) { s.queued = []state.Run{queuedRun("r")} })
@@ -126,7 +126,7 @@ func TestSubmitDoesNotWaitForAClusterThatHangs(t *testing.T) {
 	w := makeWorld(t, newFakeEngine())
 	w.clusters.set("dead", dead)
 	w.clusters.set("closed", nil)
-	w.Config.Workers.SubmitInterval = time.Millisecond
+	w.SubmitInterval = time.Millisecond
 	for i := range 2 * slotsPerWorker {
 		run := queuedRun(fmt.Sprintf("d%d", i))
 		run.ClusterName = "dead"
@@ -134,7 +134,7 @@ func TestSubmitDoesNotWaitForAClusterThatHangs(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	loop := newSubmitLoop(newSubmitWorker(w.SupervisorConfig), "dead", slotsPerWorker)
+	loop := newSubmitLoop(newSubmitWorker(w.SupervisorConfig), keyOf("dead"), slotsPerWorker)
 	hung, hang := context.WithCancel(t.Context())
 	defer hang()
 	dead.execute = func(context.Context, engine.Submission) error { <-hung.Done(); return nil }
@@ -158,7 +158,7 @@ func TestSubmitRenewsItsClaims(t *testing.T) {
 		return err
 	}
 	w := makeWorld(t, eng)
-	w.Config.ClaimLease = 3 * time.Millisecond
+	w.ClaimLease = 3 * time.Millisecond
 	w.store.queued = []state.Run{queuedRun("r")}
 	startSubmit(t, w, 1)
 	w.store.await(t, "renew r", 3)
@@ -192,7 +192,7 @@ func TestSubmitEnds(t *testing.T) {
 func TestSubmitLeavesOfflineClustersAlone(t *testing.T) {
 	t.Parallel()
 	w := makeWorld(t, newFakeEngine())
-	w.Config.Workers.SubmitInterval = time.Millisecond
+	w.SubmitInterval = time.Millisecond
 	w.clusters.set("off", newFakeEngine())
 	w.clusters.set("upkeep", newFakeEngine())
 	w.clusters.rows["off"] = state.Cluster{Status: state.ClusterOffline}

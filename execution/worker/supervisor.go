@@ -12,8 +12,6 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/stitchfix/flotilla-os/config"
-	"github.com/stitchfix/flotilla-os/execution/engine"
 	"github.com/stitchfix/flotilla-os/metrics"
 	"github.com/stitchfix/flotilla-os/state"
 )
@@ -25,24 +23,42 @@ type SupervisorConfig struct {
 	Clusters Clusters
 	Notifier Notifier
 	Locker   Locker
-	// Config gives the intervals, the bounds and which workers may run here.
-	Config  config.Config
-	Metrics metrics.Client
-	Logger  *slog.Logger
-	// Clock is time.Now where nil.
+	Metrics  metrics.Client
+	Logger   *slog.Logger
+	// Clock is time.Now if nil.
 	Clock func() time.Time
-	// Name is this process as a claimant; the host and a random part where
-	// empty. No two living processes may share it.
+	// Name is this process as a claimant; the host and a random part if empty.
+	// No two living processes may share it.
 	Name string
+
+	// Types are the worker types that may run on this server.
+	Types []state.WorkerType
+	// Engines are the engines of the runs that this program executes; runs of
+	// others are left alone. EKSEngine if empty.
+	Engines []string
+	// The polls that back up notifications; ManagerInterval is that of the
+	// worker counts.
+	SubmitInterval, StatusInterval, RetryInterval, ManagerInterval time.Duration
+	// ClaimLease is how long a claim holds unless it is renewed.
+	ClaimLease time.Duration
+	// LostAfter is how long a machine may be silent before its runs are lost.
+	LostAfter time.Duration
+	// Retry bounds attempts; its Limit and Engines are set by the worker.
+	Retry state.RetryPolicy
+	// RetentionDays is the age at which stopped runs are deleted; 0 keeps all.
+	RetentionDays int
 }
+
+func (c SupervisorConfig) tools() tools { return tools{c.Metrics, c.Logger, c.Clock} }
 
 // Supervisor runs the workers of one server.
 type Supervisor struct {
-	SupervisorConfig
+	cfg    SupervisorConfig
+	upkeep *upkeep
 }
 
 // worker is one kind of worker. Run works until ctx ends, as count workers
-// would, and answers nil then.
+// would, and returns nil then.
 type worker interface {
 	Run(ctx context.Context, count int) error
 }
@@ -56,6 +72,9 @@ func NewSupervisor(cfg SupervisorConfig) (*Supervisor, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
 	}
+	if len(cfg.Engines) == 0 {
+		cfg.Engines = []string{state.EKSEngine}
+	}
 	if cfg.Name == "" {
 		host, err := os.Hostname()
 		if err != nil {
@@ -63,120 +82,88 @@ func NewSupervisor(cfg SupervisorConfig) (*Supervisor, error) {
 		}
 		cfg.Name = host + "-" + uuid.NewString()
 	}
-	return &Supervisor{cfg}, nil
+	return &Supervisor{cfg, newUpkeep(cfg)}, nil
 }
+
+// Unfollowed returns a sentence for each worker type that no live server runs,
+// by type; it is for /readyz. What it knows is at most two minutes old.
+func (s *Supervisor) Unfollowed() map[state.WorkerType]string { return s.upkeep.unfollowed() }
 
 // Run keeps as many workers of each type going as the table worker says,
 // until ctx ends; then it ends them, hands back what they had claimed and
-// answers nil.
+// returns nil.
 func (s *Supervisor) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	counts := map[state.WorkerType]chan int{}
-	for kind, w := range s.workers() {
-		if !slices.Contains(s.Config.Workers.Types, string(kind)) {
-			s.Logger.Info("worker type not enabled on this server", "worker_type", kind)
+	for kind, w := range map[state.WorkerType]worker{
+		state.WorkerSubmit: newSubmitWorker(s.cfg),
+		state.WorkerStatus: newStatusWorker(s.cfg),
+		state.WorkerRetry:  newRetryWorker(s.cfg),
+	} {
+		if !slices.Contains(s.cfg.Types, kind) {
+			s.cfg.Logger.Info("worker type not enabled on this server", "worker_type", kind)
 			continue
 		}
 		changes := make(chan int, 1)
 		counts[kind] = changes
 		group.Go(func() error { return s.keep(ctx, kind, w, changes) })
 	}
-	group.Go(func() error { return s.watchCounts(ctx, counts) })
-	group.Go(func() error { return newUpkeep(s.SupervisorConfig).Run(ctx) })
+	known := map[state.WorkerType]int{}
+	watch := s.cfg.tools().loop("cannot read the worker counts", s.cfg.ManagerInterval, func(ctx context.Context) error {
+		return s.readCounts(ctx, counts, known)
+	})
+	group.Go(func() error { return watch.Run(ctx) })
+	group.Go(func() error { return s.upkeep.Run(ctx) })
 	return group.Wait()
 }
 
-func (s *Supervisor) workers() map[state.WorkerType]worker {
-	return map[state.WorkerType]worker{
-		state.WorkerSubmit: newSubmitWorker(s.SupervisorConfig),
-		state.WorkerStatus: newStatusWorker(s.SupervisorConfig),
-		state.WorkerRetry:  newRetryWorker(s.SupervisorConfig),
+// readCounts reads the table and passes each changed count on. While the table
+// cannot be read, every worker keeps the count it had.
+func (s *Supervisor) readCounts(ctx context.Context, counts map[state.WorkerType]chan int, known map[state.WorkerType]int) error {
+	rows, err := s.cfg.Store.ListWorkers(ctx, state.EKSEngine)
+	if err != nil {
+		return err
 	}
-}
-
-// watchCounts reads the table and tells each worker its count. While the
-// table cannot be read, everybody keeps the count they had.
-func (s *Supervisor) watchCounts(ctx context.Context, counts map[state.WorkerType]chan int) error {
-	told := map[state.WorkerType]int{}
-	failed := false
-	for {
-		wait := s.Config.Workers.ManagerInterval
-		rows, err := s.Store.ListWorkers(ctx, state.EKSEngine)
-		if err != nil && ctx.Err() == nil {
-			wait = min(wait, firstBackoff)
-			if !failed {
-				s.Logger.Warn("cannot read the worker counts", "error", err)
-			}
-		}
-		failed = err != nil
-		for _, row := range rows {
-			n := int(row.CountPerInstance)
-			if old, known := told[row.WorkerType]; counts[row.WorkerType] == nil || known && old == n {
-				continue
-			}
-			told[row.WorkerType] = n
-			replace(counts[row.WorkerType], n)
-		}
-		if !engine.Pause(ctx, wait) {
-			return nil
-		}
-	}
-}
-
-// replace puts n in a channel of one place, over what is there. There is one
-// sender only.
-func replace(ch chan int, n int) {
-	select {
-	case <-ch:
-	default:
-	}
-	ch <- n
-}
-
-// keep runs one worker as often as its count changes, and not while it is 0.
-func (s *Supervisor) keep(ctx context.Context, kind state.WorkerType, w worker, counts <-chan int) error {
-	count := 0
-	for {
-		if count <= 0 {
-			select {
-			case <-ctx.Done():
-				return nil
-			case count = <-counts:
-			}
+	for _, row := range rows {
+		changes, n := counts[row.WorkerType], int(row.CountPerInstance)
+		if old, ok := known[row.WorkerType]; changes == nil || ok && old == n {
 			continue
 		}
-		s.Logger.Info("workers started", "worker_type", kind, "count", count)
-		next, err := s.runUntilChanged(ctx, w, count, counts)
-		if ctx.Err() != nil {
-			return nil
+		known[row.WorkerType] = n
+		select {
+		case <-changes: // replace what was not read yet; there is one sender
+		default:
 		}
-		if err != nil {
-			s.Logger.Error("worker failed and is started again", "worker_type", kind, "error", err)
-			if !engine.Pause(ctx, firstBackoff) {
-				return nil
-			}
-		}
-		if next != count {
-			s.Logger.Info("worker count changed", "worker_type", kind, "count", next)
-		}
-		count = next
+		changes <- n
 	}
+	return nil
 }
 
-// runUntilChanged runs w until it ends or its count changes, waits for its
-// end, and answers the count that holds now.
-func (s *Supervisor) runUntilChanged(ctx context.Context, w worker, count int, counts <-chan int) (int, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	ended := make(chan error, 1)
-	go func() { ended <- w.Run(ctx, count) }()
-	for {
+// keep runs one worker with the count that holds, and not while that is 0. It
+// waits for the worker's end before it starts it with another count.
+func (s *Supervisor) keep(ctx context.Context, kind state.WorkerType, w worker, counts <-chan int) error {
+	logger := s.cfg.Logger.With("worker_type", kind)
+	for count := 0; ctx.Err() == nil; {
+		running, stop := context.WithCancel(ctx)
+		var group errgroup.Group
+		if count > 0 {
+			logger.Info("workers started", "count", count)
+			started := count
+			serve := s.cfg.tools().loop("cannot run workers", firstBackoff, func(ctx context.Context) error {
+				return w.Run(ctx, started)
+			})
+			serve.Logger = logger
+			group.Go(func() error { return serve.Run(running) })
+		}
 		select {
-		case err := <-ended:
-			return count, err
-		case next := <-counts:
-			count = next
-			cancel()
+		case <-ctx.Done():
+		case count = <-counts:
+			logger.Info("worker count changed", "count", count)
+		}
+		stop()
+		if err := group.Wait(); err != nil {
+			return err
 		}
 	}
+	return nil
 }

@@ -21,7 +21,7 @@ func startSupervisor(t *testing.T, w *world) (stop func()) {
 func TestSupervisorFollowsTheCounts(t *testing.T) {
 	t.Parallel()
 	w := makeWorld(t, newFakeEngine())
-	w.Config.Workers.SubmitInterval = time.Millisecond
+	w.SubmitInterval = time.Millisecond
 	w.store.counts[state.WorkerSubmit] = 0
 	w.store.queued = []state.Run{queuedRun("r")}
 	stop := startSupervisor(t, w)
@@ -43,7 +43,7 @@ func TestSupervisorFollowsTheCounts(t *testing.T) {
 func TestSupervisorStartsOnlyWhatIsEnabled(t *testing.T) {
 	t.Parallel()
 	w := makeWorld(t, newFakeEngine())
-	w.Config.Workers.Types = []string{"retry"}
+	w.Types = []state.WorkerType{state.WorkerRetry}
 	stop := startSupervisor(t, w)
 	w.store.await(t, "retries", 1)
 	require.Eventually(t, func() bool { return w.locker.times(leadUpkeep) == 1 }, patience, time.Millisecond)
@@ -55,7 +55,7 @@ func TestSupervisorStartsOnlyWhatIsEnabled(t *testing.T) {
 func TestSupervisorOutlivesADatabaseThatIsAway(t *testing.T) {
 	t.Parallel()
 	w := makeWorld(t, newFakeEngine())
-	w.Config.Workers.SubmitInterval = time.Millisecond
+	w.SubmitInterval = time.Millisecond
 	startSupervisor(t, w)
 	w.store.await(t, "claim c", 1)
 	w.store.with(func(s *fakeStore) { s.failing = errors.New("connection refused") })
@@ -76,5 +76,5 @@ func TestSupervisorNeedsItsParts(t *testing.T) {
 	require.NoError(t, err)
 	other, err := NewSupervisor(w.SupervisorConfig)
 	require.NoError(t, err)
-	assert.NotEqual(t, one.Name, other.Name, "claimants differ, also within one host")
+	assert.NotEqual(t, one.cfg.Name, other.cfg.Name, "claimants differ, also within one host")
 }

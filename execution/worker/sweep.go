@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	// overdueGrace is how far past its deadline a run is stopped by us; the
+	// overdueGrace is how far past its deadline a run is stopped by us. The
 	// cluster enforces the deadline itself (kubernetes.md, The Job).
 	overdueGrace = time.Minute
 	// deadAfter is how long a node is silent before the runs that it has not
@@ -22,43 +22,46 @@ const (
 	sweepPage = 100
 )
 
-// sweep finds what no cluster reports: runs past their deadline, runs whose
+// sweep finds what no cluster reports: runs past their deadline, and runs whose
 // node is gone. One server at a time does it.
 type sweep struct {
-	SupervisorConfig
-	store sweepStore
+	tools
+	store               sweepStore
+	clusters            Clusters
+	notifier            Notifier
+	engines             []string
+	interval, lostAfter time.Duration
 }
 
-func newSweep(cfg SupervisorConfig) *sweep { return &sweep{cfg, cfg.Store} }
+func newSweep(cfg SupervisorConfig) *sweep {
+	return &sweep{cfg.tools(), cfg.Store, cfg.Clusters, cfg.Notifier, cfg.Engines, cfg.StatusInterval, cfg.LostAfter}
+}
 
 // Run sweeps every status interval until ctx ends.
 func (s *sweep) Run(ctx context.Context) error {
-	failed := false
-	for {
-		began := s.Clock()
-		err := s.runOnce(ctx)
-		s.Metrics.Timing(metrics.StatusWorkerRunOnce, nil, s.Clock().Sub(began))
-		if err != nil && ctx.Err() == nil && !failed {
-			s.Logger.Warn("cannot sweep up; trying again", "error", err)
-		}
-		failed = err != nil
-		if !engine.Pause(ctx, s.Config.Workers.StatusInterval) {
-			return nil
-		}
-	}
+	sweeping := s.loop("cannot sweep up overdue and lost runs", s.interval, s.runOnce)
+	sweeping.Timed = s.timed(metrics.StatusWorkerRunOnce)
+	return sweeping.Run(ctx)
 }
 
 func (s *sweep) runOnce(ctx context.Context) error {
-	if err := s.stopOverdue(ctx); err != nil {
-		return fmt.Errorf("stopping runs past their deadline: %w", err)
+	for full := true; full; {
+		runs, err := s.store.OverdueRuns(ctx, s.engines, overdueGrace, sweepPage)
+		for i := 0; err == nil && i < len(runs); i++ {
+			err = s.stopAtDeadline(ctx, runs[i])
+		}
+		if err != nil {
+			return fmt.Errorf("stopping runs past their deadline: %w", err)
+		}
+		full = len(runs) == sweepPage
 	}
 	orphans, err := s.store.RequeueOrphans(ctx, deadAfter)
 	if err != nil {
 		return fmt.Errorf("queueing the runs of dead nodes again: %w", err)
 	}
 	if orphans > 0 {
-		s.Logger.Warn("runs of a silent node queued again", "runs", orphans)
-		s.Notifier.Wake()
+		s.logger.Warn("runs of a silent node queued again", "runs", orphans)
+		s.notifier.Wake()
 	}
 	if err := s.stopLost(ctx); err != nil {
 		return fmt.Errorf("stopping lost runs: %w", err)
@@ -66,74 +69,50 @@ func (s *sweep) runOnce(ctx context.Context) error {
 	return nil
 }
 
-// stopOverdue stops and terminates runs whose cluster let them go on past
-// their deadline.
-func (s *sweep) stopOverdue(ctx context.Context) error {
-	for {
-		runs, err := s.store.OverdueRuns(ctx, overdueGrace, sweepPage)
-		if err != nil {
-			return err
-		}
-		for _, run := range runs {
-			if err := s.stopAtDeadline(ctx, run); err != nil {
-				return err
-			}
-		}
-		if len(runs) < sweepPage {
-			return nil
-		}
-	}
-}
-
+// stopAtDeadline stops and terminates a run that its cluster let go on past its
+// deadline.
 func (s *sweep) stopAtDeadline(ctx context.Context, run state.Run) error {
-	code, reason := state.ExitCodeDeadline, deadlineReason(run)
-	update := state.RunUpdate{ExitCode: &code, ExitReason: &reason}
+	reason := "The run exceeded its deadline."
+	if run.ActiveDeadlineSeconds != nil {
+		reason = fmt.Sprintf("The run exceeded its deadline of %d seconds.", *run.ActiveDeadlineSeconds)
+	}
+	update := state.RunUpdate{ExitCode: new(state.ExitCodeDeadline), ExitReason: &reason}
 	moved, err := s.store.MoveRun(ctx, run.RunID, run.Attempt(), state.StatusStopped, update)
 	if err != nil || !moved {
 		return err
 	}
 	fault.Point(fault.DeadlineCommitted)
-	logStatus(s.Logger, run, state.StatusStopped, update)
-	eng, err := s.Clusters.Engine(ctx, run.ClusterName)
+	s.logStatus(run, state.StatusStopped, update)
+	eng, err := s.clusters.Engine(ctx, run.EngineKey())
 	if err == nil {
 		err = eng.Terminate(ctx, run)
 	}
 	if err != nil {
-		// Whoever follows the cluster sees the process of a stopped run and ends it.
-		s.Logger.Warn("cannot terminate a run past its deadline", "run_id", run.RunID, "cluster", run.ClusterName, "error", err)
+		// The cluster's follower sees the process of a stopped run and ends it.
+		s.logger.Warn("cannot terminate a run past its deadline", "run_id", run.RunID, "cluster", run.ClusterName, "error", err)
 	}
 	return nil
-}
-
-func deadlineReason(run state.Run) string {
-	if run.ActiveDeadlineSeconds == nil {
-		return "The run exceeded its deadline."
-	}
-	return fmt.Sprintf("The run exceeded its deadline of %d seconds.", *run.ActiveDeadlineSeconds)
 }
 
 // stopLost stops runs of machines that have been silent for too long. Runs of
 // other clusters are missed by whoever follows the cluster.
 func (s *sweep) stopLost(ctx context.Context) error {
-	clusters, err := s.Clusters.List(ctx)
+	clusters, err := s.clusters.List(ctx)
 	if err != nil {
 		return err
 	}
 	for _, cluster := range clusters {
-		if cluster.Driver != state.DriverLocal {
-			continue
-		}
-		for {
-			lost, err := s.store.StopLost(ctx, cluster.Name, s.Config.LostAfter, sweepPage)
-			if err != nil {
-				return err
-			}
-			for _, run := range lost {
-				reason := state.ReasonLost
-				logStatus(s.Logger, run, state.StatusStopped, state.RunUpdate{ExitReason: &reason})
-			}
-			if len(lost) < sweepPage {
-				break
+		for _, kind := range s.engines {
+			key := state.EngineKey{Cluster: cluster.Name, Engine: kind}
+			for full := cluster.Driver == state.DriverLocal; full; {
+				lost, err := s.store.StopLost(ctx, key, s.lostAfter, sweepPage)
+				if err != nil {
+					return err
+				}
+				for _, run := range lost {
+					s.logStatus(run, state.StatusStopped, state.RunUpdate{ExitReason: new(state.ReasonLost)})
+				}
+				full = len(lost) == sweepPage
 			}
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -16,8 +18,10 @@ import (
 const (
 	// measureEvery is how often the queue is counted.
 	measureEvery = 10 * time.Second
-	// explainPage bounds how many waiting runs are told at once why they wait.
+	// explainPage bounds how many waiting runs get their reason at once.
 	explainPage = 1000
+	// lookForWorkers is how often it is checked that some server runs workers.
+	lookForWorkers = time.Minute
 	// orphansEvery and retainEvery are how often runs of deleted definitions
 	// and old runs are looked for; retainPage and retainPause keep the deletion
 	// slow and its transactions small.
@@ -27,100 +31,108 @@ const (
 	retainPause  = 200 * time.Millisecond
 )
 
-// upkeep measures the queue, tells runs that nobody here can take why they
-// wait, and deletes what is kept no longer. It depends on no worker count.
+// upkeep measures the queue, explains to runs that no worker can take why they
+// wait, warns of a database that no server serves, and deletes what is kept no
+// longer. It depends on no worker count.
 type upkeep struct {
-	SupervisorConfig
-	store upkeepStore
+	tools
+	store         upkeepStore
+	clusters      Clusters
+	locker        Locker
+	engines       []string
+	retentionDays int
+
+	measured map[state.EngineKey]bool // what the gauges stand for
+
+	mu      sync.Mutex
+	missing map[state.WorkerType]string
 }
 
-func newUpkeep(cfg SupervisorConfig) *upkeep { return &upkeep{cfg, cfg.Store} }
+func newUpkeep(cfg SupervisorConfig) *upkeep {
+	return &upkeep{
+		tools: cfg.tools(), store: cfg.Store, clusters: cfg.Clusters, locker: cfg.Locker, engines: cfg.Engines,
+		retentionDays: cfg.RetentionDays, measured: map[state.EngineKey]bool{}, missing: map[state.WorkerType]string{},
+	}
+}
 
 // Run works until ctx ends. Every server measures; one of them deletes.
 func (u *upkeep) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return u.every(ctx, measureEvery, "cannot measure the queue", u.measure) })
+	group.Go(func() error { return u.loop("cannot measure the queue", measureEvery, u.measure).Run(ctx) })
 	group.Go(func() error {
-		return u.Locker.Lead(ctx, leadUpkeep, u.delete)
+		// A server that has just started gets the time to elect who works.
+		engine.Pause(ctx, lookForWorkers)
+		return u.loop("cannot tell whether this database is served", lookForWorkers, u.lookForWorkers).Run(ctx)
+	})
+	group.Go(func() error {
+		return u.locker.Lead(ctx, leadUpkeep, func(ctx context.Context) error {
+			group, ctx := errgroup.WithContext(ctx)
+			group.Go(func() error {
+				return u.loop("cannot delete the runs of deleted definitions", orphansEvery, u.deleteOrphans).Run(ctx)
+			})
+			group.Go(func() error { return u.loop("cannot delete old runs", retainEvery, u.retain).Run(ctx) })
+			return group.Wait()
+		})
 	})
 	return group.Wait()
 }
 
-// delete removes what is kept no longer, until ctx ends.
-func (u *upkeep) delete(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error {
-		return u.every(ctx, orphansEvery, "cannot delete the runs of deleted definitions", u.deleteOrphans)
-	})
-	group.Go(func() error { return u.every(ctx, retainEvery, "cannot delete old runs", u.retain) })
-	return group.Wait()
-}
-
-// every calls fn at once and then at each interval, until ctx ends.
-func (u *upkeep) every(ctx context.Context, interval time.Duration, failure string, fn func(context.Context) error) error {
-	failed := false
-	for {
-		err := fn(ctx)
-		if err != nil && ctx.Err() == nil && !failed {
-			u.Logger.Warn("upkeep failed; trying again", "what", failure, "error", err)
-		}
-		failed = err != nil
-		if !engine.Pause(ctx, interval) {
-			return nil
-		}
-	}
-}
-
-// measure sets the gauges of each cluster that has, or may have, runs.
+// measure sets the gauges of each engine that has, or may have, runs. Those of
+// an engine that is gone are set to 0 once.
 func (u *upkeep) measure(ctx context.Context) error {
 	depths, err := u.store.QueueDepths(ctx)
 	if err != nil {
 		return err
 	}
-	listed, err := u.Clusters.List(ctx)
+	listed, err := u.clusters.List(ctx)
 	if err != nil {
 		return err
 	}
-	clusters := map[string]state.Cluster{}
-	idle := map[string]bool{} // has no row in depths, and must not keep its last value
+	clusters, now := map[string]state.Cluster{}, map[state.EngineKey]state.QueueDepth{}
 	for _, cluster := range listed {
-		clusters[cluster.Name], idle[cluster.Name] = cluster, true
+		clusters[cluster.Name] = cluster
+		for _, kind := range u.engines {
+			key := state.EngineKey{Cluster: cluster.Name, Engine: kind}
+			now[key] = state.QueueDepth{EngineKey: key}
+		}
 	}
 	for _, depth := range depths {
-		delete(idle, depth.Cluster)
+		now[depth.EngineKey] = depth
+	}
+	gone := maps.Clone(u.measured)
+	for key, depth := range now {
 		u.gauge(depth)
+		delete(gone, key)
+		u.measured[key] = true
+	}
+	for key := range gone {
+		u.gauge(state.QueueDepth{EngineKey: key})
+		delete(u.measured, key)
+	}
+	for _, depth := range depths {
 		if depth.Queued == 0 {
 			continue
 		}
-		if err := u.explain(ctx, depth.Cluster, clusters); err != nil {
-			return err
+		if reason := u.whyWaiting(ctx, depth.EngineKey, clusters); reason != "" {
+			if _, err := u.store.ExplainQueued(ctx, depth.EngineKey, reason, explainPage); err != nil {
+				return err
+			}
 		}
-	}
-	for name := range idle {
-		u.gauge(state.QueueDepth{Cluster: name})
 	}
 	return nil
 }
 
 func (u *upkeep) gauge(depth state.QueueDepth) {
-	tags := []string{metrics.Tag(metrics.TagCluster, depth.Cluster)}
-	u.Metrics.Gauge(metrics.QueueDepth, tags, float64(depth.Queued))
-	u.Metrics.Gauge(metrics.QueueOldestAgeSeconds, tags, depth.OldestAge)
-	u.Metrics.Gauge(metrics.RunsActive, tags, float64(depth.Active))
+	tags := keyTags(depth.EngineKey)
+	u.metrics.Gauge(metrics.QueueDepth, tags, float64(depth.Queued))
+	u.metrics.Gauge(metrics.QueueOldestAgeSeconds, tags, depth.OldestAge)
+	u.metrics.Gauge(metrics.RunsActive, tags, float64(depth.Active))
 }
 
-// explain gives the queued runs of a cluster that no submit worker of this
-// server asks for the reason why they wait.
-func (u *upkeep) explain(ctx context.Context, name string, clusters map[string]state.Cluster) error {
-	reason := u.whyWaiting(ctx, name, clusters)
-	if reason == "" {
-		return nil
-	}
-	_, err := u.store.ExplainQueued(ctx, name, reason, explainPage)
-	return err
-}
-
-func (u *upkeep) whyWaiting(ctx context.Context, name string, clusters map[string]state.Cluster) string {
+// whyWaiting returns why no submit worker of this server takes queued runs of
+// an engine, or "".
+func (u *upkeep) whyWaiting(ctx context.Context, key state.EngineKey, clusters map[string]state.Cluster) string {
+	name := key.Cluster
 	cluster, known := clusters[name]
 	switch {
 	case !known:
@@ -130,7 +142,7 @@ func (u *upkeep) whyWaiting(ctx context.Context, name string, clusters map[strin
 	case cluster.Status == state.ClusterOffline:
 		return fmt.Sprintf("Cluster %s is offline.", name)
 	}
-	_, err := u.Clusters.Engine(ctx, name)
+	_, err := u.clusters.Engine(ctx, key)
 	var notNow engine.NotNow
 	switch {
 	case err == nil || ctx.Err() != nil:
@@ -141,6 +153,44 @@ func (u *upkeep) whyWaiting(ctx context.Context, name string, clusters map[strin
 	return fmt.Sprintf("Cluster %s cannot be reached, which is tried again: %v", name, err)
 }
 
+// lookForWorkers warns, each time, of worker types that no live server runs
+// (rest-api.md, Worker). Submission that an operator paused, by a count of 0,
+// is meant so.
+func (u *upkeep) lookForWorkers(ctx context.Context) error {
+	rows, err := u.store.ListWorkers(ctx, state.EKSEngine)
+	if err != nil {
+		return err
+	}
+	paused := map[state.WorkerType]bool{}
+	for _, row := range rows {
+		paused[row.WorkerType] = row.CountPerInstance == 0
+	}
+	missing := map[state.WorkerType]string{}
+	for kind, lock := range map[state.WorkerType]string{state.WorkerSubmit: leadSubmit, state.WorkerStatus: leadSweep} {
+		held, err := u.store.LockHeld(ctx, lock)
+		if err != nil {
+			return err
+		}
+		unserved := 0.0
+		if !held && !(kind == state.WorkerSubmit && paused[kind]) {
+			unserved = 1
+			missing[kind] = fmt.Sprintf("no live server runs %s workers (worker_types, and their count in the table worker)", kind)
+			u.logger.Warn("no live server runs workers of this type", "worker_type", kind)
+		}
+		u.metrics.Gauge(metrics.WorkersMissing, []string{metrics.Tag(metrics.TagWorkerType, string(kind))}, unserved)
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.missing = missing
+	return nil
+}
+
+func (u *upkeep) unfollowed() map[state.WorkerType]string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return maps.Clone(u.missing)
+}
+
 // deleteOrphans deletes the runs of deleted definitions.
 func (u *upkeep) deleteOrphans(ctx context.Context) error {
 	return u.drain(ctx, func() (int, error) { return u.store.DeleteOrphanRuns(ctx, retainPage) })
@@ -148,11 +198,10 @@ func (u *upkeep) deleteOrphans(ctx context.Context) error {
 
 // retain deletes runs older than the configuration keeps.
 func (u *upkeep) retain(ctx context.Context) error {
-	days := u.Config.RunsRetentionDays
-	if days <= 0 {
+	if u.retentionDays <= 0 {
 		return nil
 	}
-	before := u.Clock().AddDate(0, 0, -days)
+	before := u.clock().AddDate(0, 0, -u.retentionDays)
 	return u.drain(ctx, func() (int, error) { return u.store.DeleteOldRuns(ctx, before, retainPage) })
 }
 

@@ -32,7 +32,7 @@ func TestUpkeepExplainsWhyRunsWait(t *testing.T) {
 			w := makeWorld(t, newFakeEngine())
 			w.clusters.set("closed", nil)
 			w.clusters.rows[tt.cluster] = tt.row
-			w.store.depths = []state.QueueDepth{{Cluster: tt.cluster, Queued: 1}}
+			w.store.depths = []state.QueueDepth{{EngineKey: keyOf(tt.cluster), Queued: 1}}
 			require.NoError(t, newUpkeep(w.SupervisorConfig).measure(t.Context()))
 			assert.Equal(t, []string{"explain " + tt.cluster + ": " + tt.want}, w.store.calls)
 		})
@@ -43,7 +43,7 @@ func TestUpkeepLeavesRunsAloneThatAreTaken(t *testing.T) {
 	t.Parallel()
 	w := makeWorld(t, newFakeEngine())
 	w.clusters.set("closed", nil)
-	w.store.depths = []state.QueueDepth{{Cluster: "c", Queued: 9}, {Cluster: "closed", Active: 1}}
+	w.store.depths = []state.QueueDepth{{EngineKey: keyOf("c"), Queued: 9}, {EngineKey: keyOf("closed"), Active: 1}}
 	require.NoError(t, newUpkeep(w.SupervisorConfig).measure(t.Context()))
 	assert.Empty(t, w.store.calls)
 }
@@ -56,7 +56,7 @@ func TestUpkeepRetains(t *testing.T) {
 	require.NoError(t, newUpkeep(w.SupervisorConfig).retain(t.Context()))
 	assert.Empty(t, w.store.calls, "0 days keep everything")
 
-	w.Config.RunsRetentionDays, w.store.expired = 30, retainPage+1
+	w.RetentionDays, w.store.expired = 30, retainPage+1
 	require.NoError(t, newUpkeep(w.SupervisorConfig).retain(t.Context()))
 	assert.Equal(t, 2, w.store.noted("delete before 2026-03-01"), "page after page")
 }

@@ -337,3 +337,17 @@ func (s *lockSession) lose(lost error) {
 		}
 	}
 }
+
+// lockHeldSQL asks for a session that holds the lock called $1. pg_locks shows
+// the key in two halves.
+const lockHeldSQL = `SELECT EXISTS (
+	SELECT FROM pg_locks, hashtextextended($1, 20180501) AS key
+	WHERE locktype = 'advisory' AND granted AND objsubid = 1
+	  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+	  AND classid = CAST((key >> 32) & 4294967295 AS oid) AND objid = CAST(key & 4294967295 AS oid))`
+
+// LockHeld reports whether any server leads under a name (Locker.Lead).
+func LockHeld(ctx context.Context, db *sql.DB, name string) (held bool, err error) {
+	err = db.QueryRowContext(ctx, lockHeldSQL, name).Scan(&held)
+	return held, err
+}

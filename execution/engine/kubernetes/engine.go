@@ -26,7 +26,7 @@ const defaultLostAfter = 30 * time.Minute
 
 // Store is the part of the database that the engine needs; *state.Manager.
 type Store interface {
-	ActiveRuns(ctx context.Context, cluster, node, after string, limit int) ([]state.Run, error)
+	ActiveRuns(ctx context.Context, key state.EngineKey, node, after string, limit int) ([]state.Run, error)
 	StoppedAmong(ctx context.Context, runIDs []string) ([]string, error)
 }
 

@@ -93,7 +93,7 @@ type rows struct {
 
 var _ Store = rows{}
 
-func (r rows) ActiveRuns(context.Context, string, string, string, int) ([]state.Run, error) {
+func (r rows) ActiveRuns(context.Context, state.EngineKey, string, string, int) ([]state.Run, error) {
 	return r.active, nil
 }
 

@@ -30,7 +30,7 @@ const (
 func (f *follower) review(ctx context.Context) error {
 	missing := map[string]state.Run{}
 	for after, full := "", true; full; {
-		runs, err := f.cfg.Store.ActiveRuns(ctx, f.cfg.Cluster.Name, "", after, reviewPage)
+		runs, err := f.cfg.Store.ActiveRuns(ctx, state.EngineKey{Cluster: f.cfg.Cluster.Name, Engine: state.EKSEngine}, "", after, reviewPage)
 		if err != nil {
 			return fmt.Errorf("list the active runs: %w", err)
 		}

@@ -23,7 +23,7 @@ const listPage = 500
 func (f *follower) list(ctx context.Context) error {
 	for after := ""; ; {
 		bounded, cancel := context.WithTimeout(ctx, storeTimeout)
-		runs, err := f.cfg.Store.ActiveRuns(bounded, f.cfg.ClusterName, f.node, after, listPage)
+		runs, err := f.cfg.Store.ActiveRuns(bounded, state.EngineKey{Cluster: f.cfg.ClusterName, Engine: state.EKSEngine}, f.node, after, listPage)
 		cancel()
 		if err != nil {
 			return err

@@ -56,7 +56,7 @@ type Store interface {
 	// ReturnRun puts a run that was never started back in the queue.
 	ReturnRun(ctx context.Context, runID, node string) (bool, error)
 	// ActiveRuns pages through the PENDING and RUNNING runs of a cluster and node by run id.
-	ActiveRuns(ctx context.Context, cluster, node, after string, limit int) ([]state.Run, error)
+	ActiveRuns(ctx context.Context, key state.EngineKey, node, after string, limit int) ([]state.Run, error)
 	// StoppedAmong returns which of the runs are STOPPED, or gone.
 	StoppedAmong(ctx context.Context, runIDs []string) ([]string, error)
 	// Heartbeat records that a node is alive.

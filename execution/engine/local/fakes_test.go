@@ -108,7 +108,7 @@ func (r *rows) ReturnRun(_ context.Context, id, node string) (bool, error) {
 	return true, nil
 }
 
-func (r *rows) ActiveRuns(_ context.Context, cluster, node, after string, limit int) ([]state.Run, error) {
+func (r *rows) ActiveRuns(_ context.Context, key state.EngineKey, node, after string, limit int) ([]state.Run, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err := r.failing(); err != nil {
@@ -117,7 +117,7 @@ func (r *rows) ActiveRuns(_ context.Context, cluster, node, after string, limit 
 	var found []state.Run
 	for id, run := range r.runs {
 		active := run.Status == state.StatusPending || run.Status == state.StatusRunning
-		if active && run.ClusterName == cluster && *run.ClaimedBy == node && id > after {
+		if active && run.EngineKey() == key && *run.ClaimedBy == node && id > after {
 			found = append(found, run)
 		}
 	}

@@ -1,0 +1,90 @@
+package worker
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// What waits after a failure waits from firstBackoff to longestBackoff, doubling with each failure in a row.
+const (
+	firstBackoff   = 250 * time.Millisecond
+	longestBackoff = 10 * time.Second
+)
+
+// otherError is how long a failing Loop waits before it logs an error with another text. Texts may hold what differs
+// each time, such as a port.
+const otherError = 10 * time.Second
+
+// Loop is everything periodic: it calls Step, pauses, and calls it again. A Step that fails is called again with a
+// growing delay; its first failure, a different one, and its recovery are logged once each.
+type Loop struct {
+	// What names the failure in the log, such as "cannot claim runs".
+	What   string
+	Step   func(ctx context.Context) error
+	Logger *slog.Logger
+	// Every is the pause after a Step that succeeded.
+	Every time.Duration
+	// Woken ends that pause early; nil never does. A failure is waited for in any case.
+	Woken <-chan struct{}
+	// Timed gets the duration of each Step; nil for none.
+	Timed func(time.Duration)
+	// Clock is time.Now if nil.
+	Clock func() time.Time
+
+	backoff time.Duration // 0 while Step succeeds
+	logged  string        // the last error's text
+	at      time.Time     // when it was logged
+}
+
+// Run calls Step until ctx ends, and returns nil then.
+func (l *Loop) Run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		wait, woken := l.once(ctx), l.Woken
+		if l.backoff > 0 {
+			woken = nil
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-woken:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+	return nil
+}
+
+// once calls Step and returns how long to wait before it is called again. A Step that worked for a long time before it
+// failed, such as one that follows a cluster, begins with the first delay again.
+func (l *Loop) once(ctx context.Context) time.Duration {
+	clock := l.Clock
+	if clock == nil {
+		clock = time.Now
+	}
+	began := clock()
+	err := l.Step(ctx)
+	now := clock()
+	if ctx.Err() != nil {
+		return 0
+	}
+	if l.Timed != nil {
+		l.Timed(now.Sub(began))
+	}
+	if err == nil {
+		if l.backoff > 0 {
+			l.Logger.Info("works again", "what", l.What)
+		}
+		l.backoff, l.logged = 0, ""
+		return l.Every
+	}
+	if now.Sub(began) > longestBackoff {
+		l.backoff, l.logged = 0, ""
+	}
+	if text := err.Error(); l.logged == "" || text != l.logged && now.Sub(l.at) >= otherError {
+		l.logged, l.at = text, now
+		l.Logger.Warn("failed and is tried again", "what", l.What, "error", err)
+	}
+	l.backoff = min(max(2*l.backoff, firstBackoff), longestBackoff)
+	return l.backoff
+}
