@@ -58,7 +58,7 @@ func TestOddJSONFailsNothing(t *testing.T) {
 	require.NoError(t, err)
 	_, err = s.ListChildRuns(ctx, "A")
 	require.NoError(t, err)
-	overdue, err := s.OverdueRuns(ctx, 0, 1000)
+	overdue, err := s.OverdueRuns(ctx, testEngines, 0, 1000)
 	require.NoError(t, err)
 	assert.Len(t, overdue, perStatus)
 	for _, column := range columns {
@@ -73,10 +73,10 @@ func TestOddJSONFailsNothing(t *testing.T) {
 	}
 	_, _, err = s.SelfReportRun(ctx, "RUNNING-env-0", state.SelfReport{Status: state.StatusRunning, ExitReason: new("r")})
 	require.NoError(t, err)
-	claimed, err := s.ClaimRuns(ctx, state.ClaimRequest{Cluster: "c", Worker: "w", Lease: time.Minute, Limit: 1000})
+	claimed, err := s.ClaimRuns(ctx, state.ClaimRequest{EngineKey: state.EngineKey{Cluster: "c", Engine: state.EKSEngine}, Worker: "w", Lease: time.Minute, Limit: 1000})
 	require.NoError(t, err)
 	assert.Len(t, claimed, perStatus)
-	requeued, stopped, err := s.RequeueRetries(ctx, state.RetryPolicy{MaxAttempts: 3, Limit: 1000})
+	requeued, stopped, err := s.RequeueRetries(ctx, state.RetryPolicy{MaxAttempts: 3, Limit: 1000, Engines: testEngines})
 	require.NoError(t, err)
 	assert.Len(t, requeued, perStatus)
 	assert.Empty(t, stopped)
