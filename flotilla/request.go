@@ -336,10 +336,10 @@ func fieldOf(t reflect.Type, member string) jsonField {
 }
 
 // meant suggests the field of t that an unknown member probably stands for:
-// one that starts or ends alike, or differs in at most a third of its letters.
+// one that begins alike, or differs in few letters.
 func meant(t reflect.Type, member string) string {
 	member = strings.ToLower(member)
-	best, least := "", len(member)/3+1
+	best, least := "", len(member)/4+2
 	for _, f := range jsonFields(t) {
 		if len(member) > 2 && len(f.name) > 2 && (strings.HasPrefix(f.name, member) || strings.HasPrefix(member, f.name)) {
 			return fmt.Sprintf(" (did you mean %s?)", f.name)

@@ -103,3 +103,38 @@ func TestTheOldWebUI(t *testing.T) {
 		assert.Equal(t, http.StatusNotFound, a.call(t, http.MethodGet, "/api/v6/task/"+id, "").status)
 	})
 }
+
+// TestTheOldWebUIOnTemplates makes the calls of the pages of templates, of a
+// run that a link names, and of the forms' menus.
+func TestTheOldWebUIOnTemplates(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t)
+	a.seed(t)
+	groups := a.ok(t, http.MethodGet, "/api/v1/groups?offset=0&limit=10000", "")
+	assert.EqualValues(t, 10000, groups["limit"])
+	assert.Contains(t, groups["groups"], "team")
+	a.ok(t, http.MethodGet, "/api/v1/tags?offset=0&limit=10000", "")
+	assert.Equal(t, "eks-full", a.ok(t, http.MethodGet, "/api/v1/task/history/eks-full", "")["run_id"])
+	assert.Equal(t, "eks-full", a.ok(t, http.MethodGet, "/api/v6/task/history/eks-full", "")["run_id"])
+
+	list := a.ok(t, http.MethodGet, "/api/v7/template?limit=20&offset=0&order=asc&sort_by=template_name&template_name=&latest_only=true", "")
+	assert.NotEmpty(t, list["templates"])
+	assert.Equal(t, "full", a.ok(t, http.MethodGet, "/api/v7/template/tpl-full-2", "")["template_name"])
+	got := a.call(t, http.MethodPut, "/api/v7/template/tpl-full-2/execute", `{
+		"CLUSTER": "flotilla-eks-old", "ENV": [{"NAME": "A", "VALUE": "1"}], "OWNER_ID": "ann", "Memory": 1024, "CPU": 512,
+		"NODE_LIFECYCLE": "spot", "ENGINE": "eks", "TEMPLATE_PAYLOAD": {"name": "ui"}}`)
+	require.Equal(t, http.StatusOK, got.status, "%s", got.body)
+	run := got.object(t)
+	assert.Equal(t, "ann", run["user"])
+	assert.EqualValues(t, 1024, run["memory"])
+	assert.Equal(t, "local", run["cluster"], "an unknown cluster is as good as none")
+	assert.Contains(t, got.header.Get("Warning"), "flotilla-eks-old")
+	assert.Contains(t, run["env"], map[string]any{"name": "A", "value": "1"})
+	assert.Equal(t, "echo UI 1000000", run["command"])
+
+	id := fmt.Sprint(run["run_id"])
+	history := a.ok(t, http.MethodGet, "/api/v7/template/tpl-full-2/history?limit=20&offset=0&order=desc&sort_by=queued_at&status=&env=", "")
+	assert.Contains(t, fmt.Sprint(history["history"]), id)
+	assert.Equal(t, id, a.ok(t, http.MethodGet, "/api/v7/template/history/"+id, "")["run_id"])
+	assert.Equal(t, true, a.ok(t, http.MethodDelete, "/api/v7/template/tpl-full-2/history/"+id, "")["terminated"])
+}
