@@ -13,8 +13,8 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// fakeRuntime speaks the part of the command line of docker and podman that we use: it writes down how it was called,
-// executes what comes behind the image, and answers whether that was killed for memory.
+// fakeRuntime implements the part of the command line of docker and podman that we use: it records how it was called,
+// executes what follows the image, and reports whether that was killed for memory.
 const fakeRuntime = `#!/bin/bash
 dir=$(dirname "$0")
 printf '%s\n' "$*" >>"$dir/calls"
@@ -50,10 +50,10 @@ func TestRunInItsImage(t *testing.T) {
 		code        int64
 		reason      string
 	}{
-		"its own end":                     {"echo $A; exit 3", "false", 3, shim.ReasonError},
-		"killed for memory":               {"exit 137", "true", 137, "OOMKilled"},
-		"its own 137":                     {"exit 137", "false", 137, shim.ReasonError},
-		"a child was killed, it survived": {"true", "true", 0, shim.ReasonCompleted},
+		"the command ends by itself":               {"echo $A; exit 3", "false", 3, shim.ReasonError},
+		"killed for memory":                        {"exit 137", "true", 137, "OOMKilled"},
+		"the command returns 137 itself":           {"exit 137", "false", 137, shim.ReasonError},
+		"a child was killed, the command survived": {"true", "true", 0, shim.ReasonCompleted},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -71,7 +71,7 @@ func TestRunInItsImage(t *testing.T) {
 			calls := shimtest.Content(filepath.Join(filepath.Dir(runtime), "calls"))
 			assert.Contains(t, calls, "--entrypoint bash --memory 256000000b --memory-swap 256000000b --cpus 0.250 --env A --env HOME=/h python:3 -l -cex "+c.script)
 			assert.Contains(t, calls, "rm --force flotilla-"+run.RunID+"-1")
-			assert.NotContains(t, calls, "secret", "values do not show in the process list")
+			assert.NotContains(t, calls, "secret", "the process list shows no values")
 			assert.Contains(t, logOf(t, e, got), "image python:3\n")
 		})
 	}

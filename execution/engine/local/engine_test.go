@@ -20,7 +20,7 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-func TestRunGoesItsWay(t *testing.T) {
+func TestRunFromExecuteToStopped(t *testing.T) {
 	t.Parallel()
 	r := newRows()
 	e := makeEngine(t, t.TempDir(), r)
@@ -49,7 +49,7 @@ func TestRunGoesItsWay(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, events, 2)
 	assert.Equal(t, "Started", events[0].Reason)
-	assert.Positive(t, r.beats, "a node without heartbeat has no orphans that anybody finds")
+	assert.Positive(t, r.beats, "nobody finds the orphans of a node without heartbeat")
 }
 
 func TestMemoryKillIsReported(t *testing.T) {
@@ -76,7 +76,7 @@ func TestRunThatCanNeverFitIsRejected(t *testing.T) {
 	assert.Contains(t, rejected.Reason, "1024 MB and 8000 millicores")
 }
 
-func TestRunsWaitForCapacityInTheirOrder(t *testing.T) {
+func TestRunsWaitForCapacityInOrder(t *testing.T) {
 	t.Parallel()
 	r := newRows()
 	e := makeEngine(t, t.TempDir(), r)
@@ -93,12 +93,12 @@ func TestRunsWaitForCapacityInTheirOrder(t *testing.T) {
 		reason := r.get(small.RunID).StatusReason
 		return reason != nil && strings.Contains(*reason, "waits for 10 MB")
 	})
-	assert.Equal(t, state.StatusPending, r.get(small.RunID).Status, "it would fit, but it came after the big one")
+	assert.Equal(t, state.StatusPending, r.get(small.RunID).Status, "it would fit, but the large one came first")
 	r.change(first.RunID, func(run *state.Run) { run.Status = state.StatusStopped })
 	require.NoError(t, e.Terminate(t.Context(), r.get(first.RunID)))
 	b := awaitStatus(t, r, big, state.StatusStopped)
 	s := awaitStatus(t, r, small, state.StatusStopped)
-	assert.False(t, s.StartedAt.Before(*b.FinishedAt), "the big one had the machine for itself")
+	assert.False(t, s.StartedAt.Before(*b.FinishedAt), "the large one had the machine to itself")
 }
 
 func TestStoppedThroughAnotherServer(t *testing.T) {
@@ -126,7 +126,7 @@ func TestAcceptanceDecides(t *testing.T) {
 	e := makeEngine(t, t.TempDir(), r)
 	follow(t, e, r)
 	driving(t, e)
-	t.Run("a run that is not ours any more is not executed", func(t *testing.T) {
+	t.Run("a run that is no longer ours is not executed", func(t *testing.T) {
 		run := queuedRun(r, "true", func(run *state.Run) { run.Status = state.StatusStopped })
 		execute(t, e, r, run)
 		assert.False(t, e.admission.has(run.RunID))
@@ -171,7 +171,7 @@ func TestManyRunsAtOnce(t *testing.T) {
 		assert.Equal(t, int64(0), *got.ExitCode)
 		assert.Equal(t, "x\n", shimtest.Content(filepath.Join(string(e.folder(run.RunID, 1)), "starts")))
 	}
-	shimtest.Eventually(t, "all shares are given back", func() bool {
+	shimtest.Eventually(t, "all shares are released", func() bool {
 		e.admission.mu.Lock()
 		defer e.admission.mu.Unlock()
 		return e.admission.used == state.Size{} && len(e.admission.accepting) == 0
@@ -223,10 +223,10 @@ func TestDeadlineOfARun(t *testing.T) {
 		run  state.Run
 		want int64
 	}{
-		"none":                       {state.Run{}, 0},
-		"the whole":                  {state.Run{ActiveDeadlineSeconds: new(int64(100))}, 100},
-		"what an earlier start left": {state.Run{ActiveDeadlineSeconds: new(int64(100)), StartedAt: new(now.Add(-30 * time.Second))}, 70},
-		"nothing left":               {state.Run{ActiveDeadlineSeconds: new(int64(100)), StartedAt: new(now.Add(-time.Hour))}, 1},
+		"none":                            {state.Run{}, 0},
+		"the whole":                       {state.Run{ActiveDeadlineSeconds: new(int64(100))}, 100},
+		"the rest after an earlier start": {state.Run{ActiveDeadlineSeconds: new(int64(100)), StartedAt: new(now.Add(-30 * time.Second))}, 70},
+		"nothing left":                    {state.Run{ActiveDeadlineSeconds: new(int64(100)), StartedAt: new(now.Add(-time.Hour))}, 1},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -252,7 +252,7 @@ func TestOldRunsAreRemoved(t *testing.T) {
 	assert.DirExists(t, string(young))
 }
 
-func TestCommandThatTheSystemRefusesEndsTheRun(t *testing.T) {
+func TestCommandRefusedByTheSystemEndsTheRun(t *testing.T) {
 	t.Parallel()
 	r := newRows()
 	e := makeEngine(t, t.TempDir(), r)
@@ -270,7 +270,7 @@ func TestSpareShim(t *testing.T) {
 	r := newRows()
 	e := makeEngine(t, t.TempDir(), r)
 	stop := follow(t, e, r)
-	shimtest.Eventually(t, "one is prepared", func() bool { return e.launcher.SparePID() != 0 })
+	shimtest.Eventually(t, "a spare shim is prepared", func() bool { return e.launcher.SparePID() != 0 })
 	spare := e.launcher.SparePID()
 
 	run := queuedRun(r, "true")
@@ -278,7 +278,7 @@ func TestSpareShim(t *testing.T) {
 	awaitStatus(t, r, run, state.StatusStopped)
 	started, err := e.folder(run.RunID, 1).ReadStarted()
 	require.NoError(t, err)
-	assert.Equal(t, spare, started.PID, "the spare one executed the run")
+	assert.Equal(t, spare, started.PID, "the spare shim executed the run")
 
 	shimtest.Eventually(t, "the next one is prepared", func() bool { return e.launcher.SparePID() != 0 })
 	spare = e.launcher.SparePID()
@@ -286,7 +286,7 @@ func TestSpareShim(t *testing.T) {
 	run = queuedRun(r, "true")
 	execute(t, e, r, run)
 	got := awaitStatus(t, r, run, state.StatusStopped)
-	assert.Equal(t, int64(0), *got.ExitCode, "a dead spare one costs a little time, not the run")
+	assert.Equal(t, int64(0), *got.ExitCode, "a dead spare shim costs a little time, not the run")
 
 	shimtest.Eventually(t, "the next one is prepared", func() bool { return e.launcher.SparePID() != 0 })
 	spare = e.launcher.SparePID()

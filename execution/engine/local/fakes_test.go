@@ -19,7 +19,7 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// rows is the table of runs, as far as an engine sees it, with the guards of the real one.
+// rows fakes the table of runs as an engine sees it, with the guards of the real one.
 type rows struct {
 	mu       sync.Mutex
 	runs     map[string]state.Run
@@ -63,7 +63,7 @@ func (r *rows) get(id string) state.Run {
 	return r.runs[id]
 }
 
-// accept is AcceptRun.
+// accept fakes AcceptRun.
 func (r *rows) accept(id string) func(context.Context, state.Acceptance) (bool, error) {
 	return func(_ context.Context, a state.Acceptance) (bool, error) {
 		r.mu.Lock()
@@ -154,7 +154,7 @@ func (r *rows) Heartbeat(context.Context, string, string) error {
 	return nil
 }
 
-// Observe is MoveRun and AnnotateRun.
+// Observe fakes MoveRun and AnnotateRun.
 func (r *rows) Observe(_ context.Context, seen engine.Observation) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -178,7 +178,7 @@ func (r *rows) Observe(_ context.Context, seen engine.Observation) error {
 	return nil
 }
 
-// fixedSize gives every run what its row asks for.
+// fixedSize gives each run what its row requests.
 type fixedSize struct{}
 
 func (fixedSize) Resources(_ context.Context, _ state.Executable, run state.Run) (adapter.Resources, error) {
@@ -206,7 +206,7 @@ func makeEngine(t *testing.T, dataDir string, store Store, change ...func(*Confi
 	return e
 }
 
-// follow runs Follow until the test, or the answered function, ends it.
+// follow runs Follow until the test ends or stop is called.
 func follow(t *testing.T, e *Engine, o engine.Observer) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())

@@ -35,11 +35,11 @@ func TestRestartAttaches(t *testing.T) {
 	after := makeEngine(t, dir, r)
 	assert.Equal(t, before.Node(), after.Node())
 	r.mu.Lock()
-	r.fail = 2 // and the database comes back a little later
+	r.fail = 2 // the database comes back a little later
 	r.mu.Unlock()
 	follow(t, after, r)
 	driving(t, after)
-	shimtest.Eventually(t, "the waiting one waits again", func() bool { return after.admission.has(waiting.RunID) })
+	shimtest.Eventually(t, "the waiting run waits again", func() bool { return after.admission.has(waiting.RunID) })
 	require.NoError(t, os.WriteFile(filepath.Join(after.folder(run.RunID, 1).WorkDir(), "go"), nil, 0o600))
 	got := awaitStatus(t, r, run, state.StatusStopped)
 	assert.Equal(t, int64(4), *got.ExitCode)
@@ -79,7 +79,7 @@ func TestWhatARestartFinds(t *testing.T) {
 				accepted(true)(t, e, r, run)
 				shimtest.Ended(t, shimtest.Launch(t, e.folder(run.RunID, 1)))
 			}, status: state.StatusStopped, code: new(int64(0)), reason: shim.ReasonCompleted, log: "\nexecuted\n"},
-		"a shim that no one knows of: attached": {
+		"a shim that nobody knows of: attached": {
 			prepare: func(t *testing.T, e *Engine, r *rows, run state.Run) {
 				accepted(true)(t, e, r, run)
 				shimtest.Launch(t, e.folder(run.RunID, 1))
@@ -118,7 +118,7 @@ func TestWhatARestartFinds(t *testing.T) {
 	}
 }
 
-// accepted leaves a run as a server does that dies right after the acceptance.
+// accepted leaves a run as a server that dies right after the acceptance does.
 func accepted(intent bool) func(*testing.T, *Engine, *rows, state.Run) {
 	return func(t *testing.T, e *Engine, r *rows, run state.Run) {
 		t.Helper()
@@ -147,7 +147,7 @@ func TestShimKilledUnderAServer(t *testing.T) {
 	got := awaitStatus(t, r, run, state.StatusStopped)
 	assert.Nil(t, got.ExitCode)
 	assert.Equal(t, reasonLost, *got.ExitReason)
-	assert.True(t, limits.Gone(main), "what it left is killed first")
+	assert.True(t, limits.Gone(main), "the processes it left are killed first")
 }
 
 func TestTwoServersShareAFolder(t *testing.T) {
@@ -159,7 +159,7 @@ func TestTwoServersShareAFolder(t *testing.T) {
 	follow(t, second, r)
 	run := queuedRun(r, "exit 6")
 	execute(t, second, r, run)
-	assert.Equal(t, int64(6), *awaitStatus(t, r, run, state.StatusStopped).ExitCode, "the driver executes what the other accepted")
+	assert.Equal(t, int64(6), *awaitStatus(t, r, run, state.StatusStopped).ExitCode, "the driver executes what the other server accepted")
 	long := queuedRun(r, "while ! [ -e go ]; do sleep 0.02; done; exit 7")
 	execute(t, first, r, long)
 	awaitStatus(t, r, long, state.StatusRunning)
@@ -170,7 +170,7 @@ func TestTwoServersShareAFolder(t *testing.T) {
 	assert.Equal(t, int64(7), *awaitStatus(t, r, long, state.StatusStopped).ExitCode, "and takes over")
 }
 
-func TestStartThatWasCommittedWithoutOurKnowing(t *testing.T) {
+func TestStartCommittedInSpiteOfAnError(t *testing.T) {
 	t.Parallel()
 	r := newRows()
 	e := makeEngine(t, t.TempDir(), r)
@@ -183,7 +183,7 @@ func TestStartThatWasCommittedWithoutOurKnowing(t *testing.T) {
 	assert.Equal(t, 1, strings.Count(logOf(t, e, got), "\nexecuted\n"))
 }
 
-// flakyCommit commits the first start and says that it failed.
+// flakyCommit commits the first start and returns an error all the same.
 type flakyCommit struct {
 	*rows
 	failed bool // of the follower's one loop

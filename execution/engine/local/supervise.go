@@ -21,7 +21,7 @@ const (
 	lastPause  = 15 * time.Second
 )
 
-// startedPoll is how often "started" is looked for in a folder whose shim is on its way to write it.
+// startedPoll is how often a folder is looked at whose shim is on its way to write "started".
 const startedPoll = 5 * time.Millisecond
 
 // retry calls do, with growing pauses, until it succeeds or ctx ends. It logs the first failure only.
@@ -119,12 +119,17 @@ func (f *follower) start(ctx context.Context, t ticket) error {
 	return err
 }
 
-// accompany reports a living attempt as RUNNING and waits for its shim's end.
+// accompany reports a living attempt as RUNNING and waits for its shim's end. It returns early if the shim has yet to
+// write "started".
 func (f *follower) accompany(ctx context.Context, t ticket, living *shim.Process) error {
 	defer living.Close()
-	started, err := f.awaitStarted(ctx, living.Folder)
-	if err != nil || started == nil {
+	started, err := living.Folder.ReadStarted()
+	if err != nil {
 		return err
+	}
+	if started == nil { // between its lock and "started"
+		engine.Pause(ctx, startedPoll)
+		return nil
 	}
 	seen := engine.Observation{RunID: t.runID, Attempt: int64(t.attempt), Status: state.StatusRunning}
 	seen.Update.StartedAt, seen.Update.InstanceDNS = &started.StartedAt, &f.host
@@ -132,22 +137,6 @@ func (f *follower) accompany(ctx context.Context, t ticket, living *shim.Process
 		return err
 	}
 	return living.Wait(ctx)
-}
-
-// awaitStarted returns nil if the shim ends before it writes "started".
-func (f *follower) awaitStarted(ctx context.Context, folder shim.Folder) (*shim.Started, error) {
-	for {
-		started, err := folder.ReadStarted()
-		if err != nil || started != nil {
-			return started, err
-		}
-		if locked, err := folder.Locked(); err != nil || !locked {
-			return nil, err
-		}
-		if !engine.Pause(ctx, startedPoll) {
-			return nil, ctx.Err()
-		}
-	}
 }
 
 // finish reports the end and tidies up: the log stays, the work folder goes, as a pod's does.

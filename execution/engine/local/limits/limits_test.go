@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// makeTree writes files of a pretended /proc and /sys; a name ending in "/" is a folder.
+// makeTree writes a pretended /proc and /sys. A name that ends in "/" is a folder.
 func makeTree(t *testing.T, files map[string]string) string {
 	t.Helper()
 	root := t.TempDir()
@@ -54,7 +54,7 @@ func TestCgroup2Limits(t *testing.T) {
 		"memory in 10^6 bytes, no swap, killed as a group, quota of a period": {512, 1500, true,
 			map[string]string{"memory.max": "512000000", "memory.swap.max": "0", "memory.oom.group": "1", "cpu.max": "150000 100000"}},
 		"the kernel's least quota": {512, 1, true, map[string]string{"cpu.max": "1000 100000"}},
-		"no limits asked for":      {0, 0, true, map[string]string{"memory.max": "", "memory.oom.group": "", "cpu.max": ""}},
+		"no limits requested":      {0, 0, true, map[string]string{"memory.max": "", "memory.oom.group": "", "cpu.max": ""}},
 		"no cpu controller":        {64, 500, false, map[string]string{"memory.max": "64000000", "cpu.max": ""}},
 	}
 	for name, c := range cases {
@@ -78,11 +78,11 @@ func TestCgroup2Usage(t *testing.T) {
 		final bool
 		want  Usage
 	}{
-		"working set is what cannot be reclaimed at once": {
+		"memory is what cannot be reclaimed at once": {
 			map[string]string{"memory.current": "300", "memory.stat": "anon 100\ninactive_file 120\nactive_file 30\n",
 				"cpu.stat": "usage_usec 1500\nuser_usec 1\n", "memory.events": "oom 1\noom_kill 0\n"},
 			false, Usage{Memory: 180, CPU: 1500 * time.Microsecond}},
-		"the counter of kills decides what is an OOM": {
+		"the kernel's counter of kills decides what is an OOM": {
 			map[string]string{"memory.events": "low 0\noom 3\noom_kill 1\noom_group_kill 1\n"}, false, Usage{OOM: true}},
 		"at the end the recorded peak without cache": {
 			map[string]string{"memory.current": "50", "memory.peak": "900", "memory.stat": "inactive_file 40\nactive_file 60\n"},
@@ -119,7 +119,7 @@ func TestProbeCgroup2(t *testing.T) {
 		parent string
 		err    string
 	}{
-		"delegated to us: we move to a leaf and hand the controllers down": {
+		"delegated to us: this process moves to a leaf and delegates the controllers": {
 			files: with(own, map[string]string{own + "cgroup.controllers": "cpu memory pids", own + "cgroup.subtree_control": "", leaf: ""}), parent: own + "runs"},
 		"an ancestor has them": {
 			files: with("sys/fs/cgroup/user.slice/", map[string]string{own + "cgroup.controllers": "pids",
@@ -142,7 +142,7 @@ func TestProbeCgroup2(t *testing.T) {
 			}
 			require.NoError(t, err)
 			assert.Equal(t, filepath.Join(root, c.parent), limits.Parents[""])
-			assert.Equal(t, "+cpu", cgroup(filepath.Join(root, c.parent)).text("cgroup.subtree_control"), "the last one handed down")
+			assert.Equal(t, "+cpu", cgroup(filepath.Join(root, c.parent)).text("cgroup.subtree_control"), "the last one delegated")
 			if c.parent == own+"runs" {
 				assert.Equal(t, "0", cgroup(root).text(leaf), "this process moved out of the way")
 			}
@@ -175,7 +175,7 @@ func TestProbeAutoAndUnknown(t *testing.T) {
 	nothing := makeTree(t, map[string]string{"proc/self/mountinfo": "", "proc/thread-self/cgroup": ""})
 	limits, err := Probe(ProbeConfig{Mode: ModeAuto, Name: "runs", Root: nothing})
 	require.NoError(t, err)
-	assert.Equal(t, ModeWatchdog, limits.Mode, "what always works")
+	assert.Equal(t, ModeWatchdog, limits.Mode, "the mode that always works")
 	_, err = Probe(ProbeConfig{Mode: "chains"})
 	require.ErrorContains(t, err, "use auto, cgroup2, cgroup1 or watchdog")
 }

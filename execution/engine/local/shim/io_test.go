@@ -47,7 +47,7 @@ func TestLogHoldsEveryByte(t *testing.T) {
 	})
 }
 
-func TestSurroundingsOfTheCommand(t *testing.T) {
+func TestEnvironmentOfTheCommand(t *testing.T) {
 	t.Parallel()
 	folder := makeAttempt(t, anyLimits(t), `set +x; echo "pwd=$PWD home=$HOME"; env; readlink /proc/self/fd/0; echo end`, func(s *shim.Spec) {
 		s.Env = []string{"A=1", "EMPTY=", "LINES_=a\nb", "A_EQ=x=y"}
@@ -62,7 +62,7 @@ func TestSurroundingsOfTheCommand(t *testing.T) {
 	assert.NotContains(t, log, "GOCACHE=", "the server's own environment stays private")
 }
 
-func TestRunMayChooseItsHome(t *testing.T) {
+func TestRunMaySetItsHome(t *testing.T) {
 	t.Parallel()
 	got := shim.Environment("/x", shim.Spec{Env: []string{"HOME=/other", "PATH=/p", shim.AttemptVariable + "=forged"}})
 	assert.Contains(t, got, "HOME=/other")
@@ -76,10 +76,10 @@ func TestCommandThatCannotBeExecuted(t *testing.T) {
 	t.Parallel()
 	limit := anyLimits(t)
 	cases := map[string]func(*shim.Spec){
-		"an argument longer than the system takes": func(s *shim.Spec) { s.Argv[3] = strings.Repeat("x", 3<<20) },
-		"a program that is not there":              func(s *shim.Spec) { s.Argv = []string{"no-such-program"} },
-		"a NUL in the command":                     func(s *shim.Spec) { s.Argv[3] = "a\x00b" },
-		"a NUL in the environment":                 func(s *shim.Spec) { s.Env = []string{"A=a\x00b"} },
+		"an argument longer than the system accepts": func(s *shim.Spec) { s.Argv[3] = strings.Repeat("x", 3<<20) },
+		"a program that is not there":                func(s *shim.Spec) { s.Argv = []string{"no-such-program"} },
+		"a NUL in the command":                       func(s *shim.Spec) { s.Argv[3] = "a\x00b" },
+		"a NUL in the environment":                   func(s *shim.Spec) { s.Env = []string{"A=a\x00b"} },
 	}
 	for name, change := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -39,7 +39,7 @@ func TestNoSecondStart(t *testing.T) {
 		require.ErrorIs(t, err, shim.ErrNotStarted)
 		assert.Equal(t, "once\n", shimtest.Content(filepath.Join(folder.WorkDir(), "starts")))
 	})
-	t.Run("of sixteen at once", func(t *testing.T) {
+	t.Run("with sixteen at once", func(t *testing.T) {
 		t.Parallel()
 		folder := makeAttempt(t, limit, "echo once >>starts; sleep 0.3")
 		results := make(chan error)
@@ -118,7 +118,7 @@ func TestAttach(t *testing.T) {
 		require.NoError(t, err)
 		assert.Nil(t, a)
 	})
-	t.Run("watches the lock where the process cannot be seen", func(t *testing.T) {
+	t.Run("watches the lock if the process cannot be seen", func(t *testing.T) {
 		t.Parallel()
 		folder := makeAttempt(t, limit, "sleep 0.3; exit 6")
 		shimtest.Launch(t, folder)

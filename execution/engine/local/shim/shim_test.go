@@ -17,7 +17,7 @@ import (
 	"github.com/stitchfix/flotilla-os/execution/engine/local/shim/shimtest"
 )
 
-// availableModes are the ways of limiting that this machine really offers; the watchdog is always among them.
+// availableModes returns the modes that work on this machine; the watchdog always does.
 func availableModes(t *testing.T) map[limits.Mode]limits.Limits {
 	t.Helper()
 	modes := map[limits.Mode]limits.Limits{}
@@ -46,7 +46,7 @@ func anyLimits(t *testing.T) limits.Limits {
 	return limit
 }
 
-// makeAttempt prepares a folder for a script; change may alter the spec.
+// makeAttempt prepares a folder for a script. change may alter the spec.
 func makeAttempt(t *testing.T, limit limits.Limits, script string, change ...func(*shim.Spec)) shim.Folder {
 	t.Helper()
 	spec := shim.Spec{
@@ -61,13 +61,13 @@ func makeAttempt(t *testing.T, limit limits.Limits, script string, change ...fun
 	return folder
 }
 
-// launch starts a shim on a folder, without the help of a waiting one.
+// launch starts a shim on a folder.
 func launch(folder shim.Folder) (*shim.Process, error) {
 	launcher := shim.Launcher{Program: shim.OwnProgram}
 	return launcher.Launch(folder)
 }
 
-// neverStarted launches a shim that is to leave a result without having executed anything.
+// neverStarted launches a shim that must leave a result without executing anything.
 func neverStarted(t *testing.T, folder shim.Folder) shim.Exit {
 	t.Helper()
 	_, err := launch(folder)
@@ -108,7 +108,7 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
-func TestWhatTheCommandLeavesBehindIsKilled(t *testing.T) {
+func TestProcessesLeftBehindAreKilled(t *testing.T) {
 	t.Parallel()
 	for mode, limit := range availableModes(t) {
 		t.Run(string(mode), func(t *testing.T) {
@@ -133,7 +133,7 @@ exit 3`)
 func TestTerminate(t *testing.T) {
 	t.Parallel()
 	limit := anyLimits(t)
-	t.Run("SIGTERM ends a command that listens to it", func(t *testing.T) {
+	t.Run("SIGTERM ends a command that handles it", func(t *testing.T) {
 		t.Parallel()
 		folder := makeAttempt(t, limit, `trap 'echo bye; exit 5' TERM; echo $$ >ready; while true; do sleep 0.05; done`)
 		a := shimtest.Launch(t, folder)
@@ -143,7 +143,7 @@ func TestTerminate(t *testing.T) {
 		assert.True(t, exit.Terminated)
 		assert.Contains(t, shimtest.Content(folder.LogPath()), "bye")
 	})
-	t.Run("SIGKILL after the grace period ends the deaf, children included", func(t *testing.T) {
+	t.Run("SIGKILL after the grace period ends a command that ignores SIGTERM, children included", func(t *testing.T) {
 		t.Parallel()
 		folder := makeAttempt(t, limit, `trap '' TERM; setsid sleep 60 & echo $! >child; while true; do sleep 1; done`,
 			func(s *shim.Spec) { s.GraceSeconds = 1 })
@@ -157,7 +157,7 @@ func TestTerminate(t *testing.T) {
 		assert.Equal(t, 143, exit.ExitCode, "never 137 for our own kill")
 		assert.True(t, limits.Gone(child))
 	})
-	t.Run("a wish to stop that comes before the start prevents it", func(t *testing.T) {
+	t.Run("a request to stop that comes before the start prevents it", func(t *testing.T) {
 		t.Parallel()
 		folder := makeAttempt(t, limit, "touch executed")
 		require.NoError(t, shim.Terminate(folder))
