@@ -33,7 +33,7 @@ type away struct {
 	ids func() error
 }
 
-func (a away) ActiveRuns(context.Context, string, string, string, int) ([]state.Run, error) {
+func (a away) ActiveRuns(context.Context, state.EngineKey, string, string, int) ([]state.Run, error) {
 	return nil, a.ids()
 }
 func (a away) StoppedAmong(context.Context, []string) ([]string, error) { return nil, a.ids() }
