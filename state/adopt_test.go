@@ -150,3 +150,40 @@ func TestTheOldProgramCanStillWrite(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, []string{"new"}, back.Tags)
 }
+
+// Spark runs are left as they are until something executes them.
+func TestActiveSparkRunsAreNotAdopted(t *testing.T) {
+	t.Parallel()
+	s := takeOver(t)
+	s.exec(t, `INSERT INTO task (run_id, engine, status, command, command_hash, queued_at, cluster_name) VALUES
+		('spark-running', 'eks-spark', 'RUNNING', 'x', 'old', now(), 'sun'), ('spark-lost', 'eks-spark', 'QUEUED', 'x', 'old', now() - interval '3 days', 'sun')`)
+	const asIs = `SELECT string_agg(t::text, '|' ORDER BY run_id) FROM task t WHERE engine = 'eks-spark'`
+	before := ask[string](t, s, asIs)
+	stopped, err := s.AdoptQueued(t.Context(), time.Hour)
+	require.NoError(t, err)
+	assert.Equal(t, 1, stopped, "the container run only")
+	assert.Equal(t, before, ask[string](t, s, asIs))
+}
+
+// The old program stored the tag ” whenever it updated a definition.
+func TestEmptyTagsAreDropped(t *testing.T) {
+	t.Parallel()
+	s := takeOver(t)
+	s.exec(t, `INSERT INTO tags VALUES ('')`)
+	s.exec(t, `INSERT INTO task_def_tags VALUES ('', 'def-full'), ('', 'def-full')`)
+	d, err := s.GetDefinition(t.Context(), "def-full")
+	require.NoError(t, err)
+	assert.Equal(t, []string{"blue", "green"}, d.Tags)
+	list, err := s.ListDefinitions(t.Context(), state.ListOptions{Limit: 10, Filters: map[string][]string{"alias": {"full"}}})
+	require.NoError(t, err)
+	assert.Equal(t, []string{"blue", "green"}, list.Definitions[0].Tags)
+	tags, err := s.ListTags(t.Context(), 10, 0, "")
+	require.NoError(t, err)
+	assert.Equal(t, state.NameList{Total: 2, Names: []string{"blue", "green"}}, tags)
+	updated, err := s.UpdateDefinition(t.Context(), "def-full", state.DefinitionUpdate{Tags: &[]string{"", "red", ""}})
+	require.NoError(t, err)
+	assert.Equal(t, []string{"red"}, updated.Tags)
+	groups, err := s.ListGroups(t.Context(), 10, 0, "")
+	require.NoError(t, err)
+	assert.NotContains(t, groups.Names, "")
+}

@@ -2,6 +2,8 @@ package state
 
 import (
 	"database/sql"
+	"testing"
+	"time"
 
 	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
@@ -20,12 +22,25 @@ func NewWatchedManager(cfg ManagerConfig, notice func(*pq.Error)) (*Manager, err
 	if err != nil {
 		return nil, err
 	}
-	if err := m.db.Close(); err != nil {
+	if err := m.Close(); err != nil {
 		return nil, err
 	}
 	m.db = sqlx.NewDb(sql.OpenDB(pq.ConnectorWithNoticeHandler(c, notice)), "postgres")
-	m.readDB = m.db
+	m.readDB, m.countDB = m.db, m.db
 	return m, nil
+}
+
+// CountImpatiently gives m a pool for counting whose statements end after 1 ms.
+func CountImpatiently(t testing.TB, m *Manager, url string) {
+	t.Helper()
+	impatient, err := database.Open(url, database.PoolConfig{MaxOpen: 1, StatementTimeout: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.countDB.Close(); err != nil {
+		t.Fatal(err)
+	}
+	m.countDB = impatient
 }
 
 // InterpretError is interpretError.

@@ -44,7 +44,10 @@ type ManagerConfig struct {
 type Manager struct {
 	db *sqlx.DB
 	// readDB is the read-only database, or db where none is configured.
-	readDB  *sqlx.DB
+	readDB *sqlx.DB
+	// countDB counts for lists; its statements end after countTimeout.
+	countDB *sqlx.DB
+	counts  counts
 	logger  *slog.Logger
 	metrics metrics.Client
 	clock   func() time.Time
@@ -77,10 +80,14 @@ func NewManager(cfg ManagerConfig) (*Manager, error) {
 	if m.db, err = database.Open(cfg.URL, pool); err != nil {
 		return nil, fmt.Errorf("database_url: %w", err)
 	}
+	m.countDB, err = database.Open(cfg.URL, database.PoolConfig{MaxOpen: countConnections, MaxIdle: 1, StatementTimeout: countTimeout})
+	if err != nil {
+		return nil, errors.Join(err, m.db.Close())
+	}
 	m.readDB = m.db
 	if cfg.ReadonlyURL != "" && cfg.ReadonlyURL != cfg.URL {
 		if m.readDB, err = database.Open(cfg.ReadonlyURL, pool); err != nil {
-			return nil, errors.Join(fmt.Errorf("readonly_database_url: %w", err), m.db.Close())
+			return nil, errors.Join(fmt.Errorf("readonly_database_url: %w", err), m.countDB.Close(), m.db.Close())
 		}
 	}
 	return m, nil
@@ -89,9 +96,9 @@ func NewManager(cfg ManagerConfig) (*Manager, error) {
 // Close closes the pools and waits for the queries under way.
 func (m *Manager) Close() error {
 	if m.readDB != m.db {
-		return errors.Join(m.readDB.Close(), m.db.Close())
+		return errors.Join(m.readDB.Close(), m.countDB.Close(), m.db.Close())
 	}
-	return m.db.Close()
+	return errors.Join(m.countDB.Close(), m.db.Close())
 }
 
 // Check reports whether the database can be used now: it answers, it is the

@@ -12,8 +12,8 @@ import (
 )
 
 // definitionColumns are the columns of table task_def that make a Definition,
-// with its ports and tags; the one list of them. Tags have no key in existing
-// databases, so one may be there twice.
+// with its ports and tags; the one list of them. In existing databases tags
+// have no key, so one may be there twice, and the old program stored ”.
 const definitionColumns = `
 	task_def.definition_id,
 	COALESCE(task_def.group_name, '') AS group_name,
@@ -38,7 +38,7 @@ const definitionColumns = `
 	) AS ports,
 	ARRAY(
 		SELECT DISTINCT tag_id FROM task_def_tags
-		WHERE task_def_id = task_def.definition_id ORDER BY tag_id
+		WHERE task_def_id = task_def.definition_id AND tag_id <> '' ORDER BY tag_id
 	) AS tags`
 
 // definitionRow is a Definition with the columns that are other tables.
@@ -226,6 +226,7 @@ func setTags(ctx context.Context, tx *sqlx.Tx, id string, tags []string) error {
 	// In order, so that two transactions that add the same tags do not wait
 	// for each other.
 	sorted := slices.Compact(slices.Sorted(slices.Values(tags)))
+	sorted = slices.DeleteFunc(sorted, func(tag string) bool { return tag == "" })
 	_, err := tx.ExecContext(ctx,
 		`INSERT INTO tags (text) SELECT unnest($1::varchar[]) ON CONFLICT (text) DO NOTHING`, pq.Array(sorted))
 	if err != nil {

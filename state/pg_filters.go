@@ -2,8 +2,10 @@ package state
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"math"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,11 +28,13 @@ const (
 	kindStatus
 )
 
-// filter is a column that a list can be filtered by. The expression is a fixed
-// text; it differs from the column's name where a NULL is shown as a value.
+// filter is a column that a list can be filtered by. Both texts are fixed.
 type filter struct {
 	expression string
 	kind       kind
+	// fallback is what a NULL reads as, if not as nothing. It is not written as
+	// COALESCE, because the planner has no statistics of that.
+	fallback string
 }
 
 // resource is what a list query needs to know of its table.
@@ -56,6 +60,8 @@ const (
 type conditions struct {
 	texts []string
 	args  []any
+	// now is what "now" and "today" in a time filter refer to.
+	now time.Time
 }
 
 // add adds a condition: before, a placeholder for arg, and after.
@@ -81,8 +87,8 @@ func (c *conditions) where(more ...string) string {
 
 // conditions checks what a client filters by (rest-api.md, Lists) and makes
 // it a WHERE. What is wrong with it is a MalformedInput.
-func (r resource) conditions(o ListOptions) (*conditions, error) {
-	c := &conditions{}
+func (r resource) conditions(o ListOptions, now time.Time) (*conditions, error) {
+	c := &conditions{now: now}
 	for _, name := range slices.Sorted(maps.Keys(o.Filters)) {
 		values := o.Filters[name]
 		if len(values) == 0 || len(values) == 1 && values[0] == "" {
@@ -134,7 +140,7 @@ func (r resource) addFilter(c *conditions, name string, values []string) error {
 		if len(values) > 1 {
 			return Malformedf("the filter %s takes one value", name)
 		}
-		at, err := parseTime(name, values[0])
+		at, err := parseTime(name, values[0], c.now)
 		if err != nil {
 			return err
 		}
@@ -152,22 +158,28 @@ func (f filter) add(c *conditions, name string, values []string) error {
 	parsed := make([]any, len(values))
 	for i, value := range values {
 		var err error
-		if parsed[i], err = f.parse(name, value); err != nil {
+		if parsed[i], err = f.parse(name, value, c.now); err != nil {
 			return err
 		}
 	}
+	comparison := " = " + c.bind(parsed[0])
 	switch {
 	case len(values) > 1:
-		c.add(f.expression+" = ANY(", pq.GenericArray{A: parsed}, ")")
+		c.args[len(c.args)-1] = pq.GenericArray{A: parsed}
+		comparison = fmt.Sprintf(" = ANY($%d)", len(c.args))
 	case f.kind == kindSearch:
-		c.add(f.expression+" LIKE ", likePattern(values[0]), "")
-	default:
-		c.add(f.expression+" = ", parsed[0], "")
+		c.args[len(c.args)-1] = likePattern(values[0])
+		comparison = fmt.Sprintf(" LIKE $%d", len(c.args))
 	}
+	text := f.expression + comparison
+	if f.fallback != "" {
+		text = "(" + text + " OR " + f.expression + " IS NULL AND " + f.fallback + comparison + ")"
+	}
+	c.texts = append(c.texts, text)
 	return nil
 }
 
-func (f filter) parse(name, value string) (any, error) {
+func (f filter) parse(name, value string, now time.Time) (any, error) {
 	switch f.kind {
 	case kindInteger:
 		n, err := strconv.ParseInt(value, 10, 64)
@@ -183,7 +195,7 @@ func (f filter) parse(name, value string) (any, error) {
 		}
 		return b, nil
 	case kindTime:
-		return parseTime(name, value)
+		return parseTime(name, value, now)
 	case kindStatus:
 		if !Status(value).Valid() {
 			return nil, Malformedf("there is no status %q; there are: %s", shortened(value), joinStatuses())
@@ -228,18 +240,85 @@ func shortened(value string) string {
 	return string(runes[:shownLength]) + "…"
 }
 
-// timeLayouts are the forms of a time besides RFC 3339; without a zone they
-// mean UTC. Fractions of seconds are read after any seconds.
-var timeLayouts = []string{time.RFC3339, "2006-01-02T15:04:05", "2006-01-02 15:04:05", "2006-01-02T15:04", "2006-01-02 15:04", time.DateOnly}
+// timeForm is a time as PostgreSQL's timestamptz input takes it from real
+// clients (rest-api.md, Lists): a date with or without dashes; T or blanks; a
+// time with or without colons, down to the hour; and a zone.
+var timeForm = regexp.MustCompile(`(?i)^(\d{4})(-?)(\d{2})(-?)(\d{2})` +
+	`(?:(?:t|\s+)(\d{2})(?:(:?)(\d{2})(?:(:?)(\d{2})(?:\.(\d+))?)?)?)?` +
+	`(?:\s*(z|utc|gmt)|\s*([+-]| )(\d{2}):?(\d{2})?)?$`)
 
-func parseTime(name, value string) (time.Time, error) {
-	for _, layout := range timeLayouts {
-		if at, err := time.Parse(layout, value); err == nil {
+// mailForms are those of RFC 1123 and its neighbours, all with GMT, UTC or an
+// offset.
+var mailForms = []string{
+	"Mon, 2 Jan 2006 15:04:05 GMT", "Mon, 2 Jan 2006 15:04:05 UTC", "Mon, 2 Jan 2006 15:04:05 -0700",
+	"2 Jan 2006 15:04:05 GMT", "2 Jan 2006 15:04:05 UTC", "2 Jan 2006 15:04:05 -0700",
+}
+
+// parseTime reads a time in one of the forms of rest-api.md, Lists. Without a
+// zone it is in UTC. Fractions are rounded to microseconds, as Postgres does.
+// What a timestamp cannot be compared with sensibly (infinity, years before 1
+// and after 9999, other zone names) is refused.
+func parseTime(name, value string, now time.Time) (time.Time, error) {
+	text := strings.TrimSpace(value)
+	midnight := now.UTC().Truncate(24 * time.Hour)
+	switch strings.ToLower(text) {
+	case "now":
+		return now.UTC(), nil
+	case "today":
+		return midnight, nil
+	case "yesterday":
+		return midnight.AddDate(0, 0, -1), nil
+	case "tomorrow":
+		return midnight.AddDate(0, 0, 1), nil
+	case "epoch":
+		return time.Unix(0, 0).UTC(), nil
+	}
+	for _, form := range mailForms {
+		if at, err := time.Parse(form, text); err == nil {
 			return at.UTC(), nil
+		}
+	}
+	if m := timeForm.FindStringSubmatch(text); m != nil {
+		if at, ok := timeOf(m); ok {
+			return at, nil
 		}
 	}
 	return time.Time{}, Malformedf("the filter %s needs a time such as 2006-01-02T15:04:05Z or 2006-01-02, not %q",
 		name, shortened(value))
+}
+
+// timeOf makes a time of the parts that timeForm found, if they make one.
+func timeOf(m []string) (at time.Time, ok bool) {
+	number := func(i int) int {
+		n, _ := strconv.Atoi(m[i]) // digits, or nothing
+		return n
+	}
+	year, month, day, hour, minute, second := number(1), number(3), number(5), number(6), number(8), number(10)
+	switch {
+	// A date is written with dashes or without, a time with colons or without.
+	case m[2] != m[4], m[10] != "" && m[7] != m[9],
+		// Without a time there is nothing for an offset to apply to.
+		m[6] == "" && m[14] != "",
+		// An hour alone needs a zone; Postgres takes it for something else.
+		m[6] != "" && m[8] == "" && m[12] == "" && m[14] == "",
+		year == 0, hour > 24, hour == 24 && minute+second > 0, minute > 59, second > 60, number(14) > 15, number(15) > 59:
+		return at, false
+	}
+	date := time.Date(year, time.Month(month), day, 0, 0, 0, 0, time.UTC)
+	if date.Day() != day || int(date.Month()) != month {
+		return at, false // 30 February
+	}
+	fraction, err := strconv.ParseFloat("0."+m[11]+"0", 64)
+	if err != nil {
+		return at, false
+	}
+	offset := time.Duration(number(14))*time.Hour + time.Duration(number(15))*time.Minute
+	if m[13] == "-" {
+		offset = -offset // A "+" may have arrived as a blank.
+	}
+	at = date.Add(time.Duration(hour)*time.Hour + time.Duration(minute)*time.Minute + time.Duration(second)*time.Second +
+		time.Duration(math.Round(fraction*1e6))*time.Microsecond - offset)
+	return at, true
 }
 
 var likeEscapes = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)

@@ -3,32 +3,59 @@ package state
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"math"
 	"slices"
+	"sync"
+	"time"
+
+	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
 )
 
 // defaultEngines are the engines of the runs that a list shows where it is not
 // asked for others.
 var defaultEngines = Engines
 
-// exactTotals is the number up to which a total is counted. Counting further
-// would read the whole table for every page.
-const exactTotals = 10_000
+const (
+	// fewMatches is the number up to which all matches of a filter by
+	// environment are read and sorted.
+	fewMatches = 10_000
+	// countTimeout bounds counting for a total. Beyond it the total is an
+	// estimate (rest-api.md, Lists).
+	countTimeout = 300 * time.Millisecond
+	// countConnections bounds how much of the database counting may take.
+	countConnections = 4
+	// countKept is how long the count of a filter is used again.
+	countKept = 10 * time.Second
+	// maxCounts bounds how many counts are kept.
+	maxCounts = 1000
+	// estimateMargin makes an estimate err upwards, because clients read the
+	// total once and page until they have seen as many rows. It must be 1.25 at
+	// least, and makes up for the planner's taking an OR of conditions that
+	// exclude each other for one that overlaps (a quarter less at worst).
+	estimateMargin = 1.4
+)
 
-// ListRuns answers a page of runs and how many there are (rest-api.md, Lists).
+// ListRuns returns a page of runs and how many there are (rest-api.md, Lists).
 func (m *Manager) ListRuns(ctx context.Context, o ListOptions) (RunList, error) {
-	q, err := newRunQuery(o)
+	q, err := newRunQuery(o, m.clock())
 	if err != nil {
 		return RunList{}, err
 	}
-	// The planner cannot know how many runs have a variable, and either plan
-	// is ruinous where it guesses wrong; a count tells.
-	counted := notCounted
-	if len(o.Env) > 0 || q.limit == 0 {
-		if counted, err = m.countRuns(ctx, q); err != nil {
-			return RunList{}, err
+	if len(o.Env) > 0 && q.limit > 0 {
+		// The planner cannot know how many runs have a variable, and either plan
+		// is ruinous if it guesses wrong; a count tells.
+		c := conditions{texts: q.texts, args: slices.Clone(q.args)}
+		limit := c.bind(fewMatches + 1)
+		var matches int
+		err := m.db.GetContext(ctx, &matches,
+			`SELECT count(*) FROM (SELECT FROM task`+c.where()+` LIMIT `+limit+`) AS counted`, c.args...)
+		if err != nil {
+			return RunList{}, interpretError(err)
 		}
-		q.few = counted <= exactTotals && len(o.Env) > 0
+		q.few = matches <= fewMatches
 	}
 	list := RunList{Runs: []Run{}}
 	more := false
@@ -43,63 +70,80 @@ func (m *Manager) ListRuns(ctx context.Context, o ListOptions) (RunList, error) 
 			list.Runs = list.Runs[:q.limit]
 		}
 	}
-	list.Total, list.TotalIsEstimate, err = m.totalOfRuns(ctx, q, shown{len(list.Runs), more, counted})
+	list.Total, list.TotalIsEstimate, err = m.totalOfRuns(ctx, q, len(list.Runs), more)
 	return list, err
 }
 
-// shown is what a page has told about the total.
-type shown struct {
-	rows int
-	// more says that a row follows.
-	more bool
-	// counted is the result of countRuns, notCounted where it was not needed.
-	counted int
-}
-
-const notCounted = -1
-
-// totalOfRuns is exact up to exactTotals, and beyond that the planner's
-// estimate, but never less than what a client that pages until it has seen
-// total rows needs in order to see all.
-func (m *Manager) totalOfRuns(ctx context.Context, q *runQuery, s shown) (total int, estimated bool, err error) {
-	seen := q.offset + s.rows
-	if s.more {
-		seen++
-	}
-	// A place behind the end of the list says nothing of its length.
-	least := seen
-	if s.rows == 0 {
-		least = 0
+// totalOfRuns returns how many runs match, and whether that is an estimate. It
+// is never less than what a client that pages until it has seen total rows
+// needs in order to see the rows of this page, and that more follow.
+func (m *Manager) totalOfRuns(ctx context.Context, q *runQuery, rows int, more bool) (total int, estimated bool, err error) {
+	least := q.offset + rows
+	switch {
+	case more:
+		least++
+	case rows == 0:
+		least = 0 // A place behind the end says nothing of the list's length.
 	}
 	if q.exactTotal {
 		err := m.db.GetContext(ctx, &total, `SELECT count(*) FROM task`+q.where(), q.args...)
 		return max(total, least), false, interpretError(err)
 	}
-	if ended := q.limit > 0 && !s.more && (s.rows > 0 || q.offset == 0); ended && seen <= exactTotals {
-		return seen, false, nil
+	if q.limit > 0 && !more && (rows > 0 || q.offset == 0) {
+		return least, false, nil // The page holds the last row.
 	}
-	if s.counted == notCounted && least <= exactTotals {
-		if s.counted, err = m.countRuns(ctx, q); err != nil {
-			return 0, false, err
-		}
-	}
-	if total := max(s.counted, least); total <= exactTotals {
-		return total, false, nil
+	count, counted, err := m.countRuns(ctx, q)
+	if err != nil || counted {
+		return max(count, least), false, err
 	}
 	estimate, err := m.estimateRuns(ctx, q)
-	return max(estimate, exactTotals+1, seen), true, err
+	return max(int(math.Ceil(estimateMargin*float64(estimate))), least), true, err
 }
 
-// countRuns counts up to exactTotals+1 runs.
-func (m *Manager) countRuns(ctx context.Context, q *runQuery) (count int, err error) {
-	c := conditions{q.texts, slices.Clone(q.args)}
-	limit := c.bind(exactTotals + 1)
-	err = m.db.GetContext(ctx, &count,
-		`SELECT count(*) FROM (SELECT FROM task`+c.where()+` LIMIT `+limit+`) AS counted`, c.args...)
-	return count, interpretError(err)
+// counts keeps what filters counted, by their text and arguments. The zero
+// value is ready.
+type counts struct {
+	mu   sync.Mutex
+	kept map[string]kept
 }
 
-// estimateRuns is how many runs the planner expects.
+// kept is a count, or that counting took too long.
+type kept struct {
+	count   int
+	counted bool
+	at      time.Time
+}
+
+// countRuns counts the matches, and reports false if that takes longer than
+// countTimeout.
+func (m *Manager) countRuns(ctx context.Context, q *runQuery) (count int, counted bool, err error) {
+	key := fmt.Sprintf("%s %q", q.where(), q.args)
+	now := m.clock()
+	m.counts.mu.Lock()
+	k, known := m.counts.kept[key]
+	m.counts.mu.Unlock()
+	if known && now.Sub(k.at) < countKept {
+		return k.count, k.counted, nil
+	}
+	// The wait for a connection is bounded, too.
+	limited, cancel := context.WithTimeout(ctx, 2*countTimeout)
+	defer cancel()
+	err = m.countDB.GetContext(limited, &count, `SELECT count(*) FROM task`+q.where(), q.args...)
+	var pgErr *pq.Error
+	late := errors.As(err, &pgErr) && pgErr.Code == pqerror.QueryCanceled || errors.Is(err, context.DeadlineExceeded)
+	if err != nil && (!late || ctx.Err() != nil) {
+		return 0, false, interpretError(err)
+	}
+	m.counts.mu.Lock()
+	defer m.counts.mu.Unlock()
+	if m.counts.kept == nil || len(m.counts.kept) >= maxCounts {
+		m.counts.kept = map[string]kept{}
+	}
+	m.counts.kept[key] = kept{count: count, counted: !late, at: now}
+	return count, !late, nil
+}
+
+// estimateRuns returns how many runs the planner expects.
 func (m *Manager) estimateRuns(ctx context.Context, q *runQuery) (int, error) {
 	var raw []byte
 	err := m.db.GetContext(ctx, &raw, `EXPLAIN (FORMAT JSON) SELECT FROM task`+q.where(), q.args...)
@@ -128,12 +172,12 @@ type runQuery struct {
 	few bool
 }
 
-func newRunQuery(o ListOptions) (*runQuery, error) {
+func newRunQuery(o ListOptions, now time.Time) (*runQuery, error) {
 	limit, err := pageOf(o)
 	if err != nil {
 		return nil, err
 	}
-	c, err := runResource.conditions(o)
+	c, err := runResource.conditions(o, now)
 	if err != nil {
 		return nil, err
 	}

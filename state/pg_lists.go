@@ -51,7 +51,7 @@ func (m *Manager) list(ctx context.Context, rows any, q listQuery, o ListOptions
 	if err != nil {
 		return 0, err
 	}
-	c, err := q.conditions(o)
+	c, err := q.conditions(o, m.clock())
 	if err != nil {
 		return 0, err
 	}
@@ -66,7 +66,7 @@ func (m *Manager) list(ctx context.Context, rows any, q listQuery, o ListOptions
 	if err := m.db.GetContext(ctx, &total, `SELECT count(*) FROM `+q.source+c.where(), c.args...); err != nil || limit == 0 {
 		return total, interpretError(err)
 	}
-	page := conditions{c.texts, slices.Clone(c.args)}
+	page := conditions{texts: c.texts, args: slices.Clone(c.args)}
 	limits := ` LIMIT ` + page.bind(limit) + ` OFFSET ` + page.bind(o.Offset)
 	err = m.db.SelectContext(ctx, rows, `SELECT `+q.columns+` FROM `+q.source+page.where()+
 		` ORDER BY `+sort+direction+` NULLS LAST, `+q.id+direction+limits, page.args...)
@@ -77,8 +77,8 @@ const (
 	countGroupsSQL = `SELECT count(DISTINCT group_name) FROM task_def WHERE group_name <> '' AND group_name LIKE $1`
 	listGroupsSQL  = `SELECT DISTINCT group_name FROM task_def WHERE group_name <> '' AND group_name LIKE $1
 ORDER BY group_name LIMIT $2 OFFSET $3`
-	countTagsSQL = `SELECT count(DISTINCT tag_id) FROM task_def_tags WHERE tag_id LIKE $1`
-	listTagsSQL  = `SELECT DISTINCT tag_id FROM task_def_tags WHERE tag_id LIKE $1 ORDER BY tag_id LIMIT $2 OFFSET $3`
+	countTagsSQL = `SELECT count(DISTINCT tag_id) FROM task_def_tags WHERE tag_id <> '' AND tag_id LIKE $1`
+	listTagsSQL  = `SELECT DISTINCT tag_id FROM task_def_tags WHERE tag_id <> '' AND tag_id LIKE $1 ORDER BY tag_id LIMIT $2 OFFSET $3`
 )
 
 // ListGroups answers a page of the group names of definitions that contain

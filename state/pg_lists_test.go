@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/stitchfix/flotilla-os/state"
+	"github.com/stitchfix/flotilla-os/testkit"
 )
 
 // insertRow inserts a row of table task from columns and values.
@@ -121,7 +122,7 @@ func TestABadListIsMalformed(t *testing.T) {
 		"an absurd number":            {Filters: map[string][]string{"exit_code": {strings.Repeat("9", 1000)}}},
 		"one bad number of several":   {Filters: map[string][]string{"memory": {"1", ""}}},
 		"no truth":                    {Filters: map[string][]string{"requires_docker": {"maybe"}}},
-		"no time":                     {Filters: map[string][]string{"queued_at_since": {"yesterday"}}},
+		"no time":                     {Filters: map[string][]string{"queued_at_since": {"soon"}}},
 		"two bounds":                  {Filters: map[string][]string{"queued_at_since": {"2026-01-01", "2026-01-02"}}},
 		"an unknown status":           {Filters: map[string][]string{"status": {"DONE"}}},
 		"a status in lower case":      {Filters: map[string][]string{"status": {"running"}}},
@@ -246,38 +247,70 @@ func TestPagesNeitherRepeatNorSkipRows(t *testing.T) {
 	assert.Equal(t, 97, total)
 }
 
-func TestTotalsAreExactUpToTenThousand(t *testing.T) {
+func TestTotalsAreExactIfCountingEndsInTime(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
+	clock := testkit.NewClock(time.Now())
+	s := newStore(t, func(c *state.ManagerConfig) { c.Clock = clock.Now })
 	s.exec(t, `INSERT INTO task (run_id, group_name, status) SELECT 'r' || i, 'g', 'STOPPED' FROM generate_series(1, 10000) AS i`)
-	s.exec(t, `ANALYZE task`)
-	totals := func(o state.ListOptions, want int, estimated bool) {
+	s.exec(t, `VACUUM ANALYZE task`)
+	totals := func(o state.ListOptions, want int) {
 		t.Helper()
 		list, err := s.ListRuns(t.Context(), o)
 		require.NoError(t, err)
 		assert.Equal(t, want, list.Total)
-		assert.Equal(t, estimated, list.TotalIsEstimate)
+		assert.False(t, list.TotalIsEstimate)
 	}
 	for _, o := range []state.ListOptions{
 		{}, {Limit: 10}, {Limit: 10, Offset: 9990}, {Limit: 20, Offset: 9990}, {Limit: 10, Offset: 20_000}, {Limit: 20_000},
 	} {
-		totals(o, 10_000, false)
+		totals(o, 10_000)
 	}
 	s.exec(t, `INSERT INTO task (run_id, group_name, status) SELECT 's' || i, 'g', 'STOPPED' FROM generate_series(1, 20000) AS i`)
-	totals(state.ListOptions{Limit: 10, ExactTotal: true}, 30_000, false)
-	totals(state.ListOptions{Limit: 10, Offset: 50_000, ExactTotal: true}, 30_000, false)
-	totals(state.ListOptions{Limit: 10, Filters: map[string][]string{"status": {"QUEUED"}}}, 0, false)
-	// The planner knows of 10,000 rows in a table that has since grown.
-	for _, o := range []state.ListOptions{{Limit: 10}, {}, {Limit: 10, Offset: 20_000}, {Limit: 10, Offset: 29_990}} {
-		list, err := s.ListRuns(t.Context(), o)
-		require.NoError(t, err)
-		assert.True(t, list.TotalIsEstimate)
-		assert.Greater(t, list.Total, 10_000)
-		assert.GreaterOrEqual(t, list.Total, o.Offset+len(list.Runs))
-		if o.Offset+len(list.Runs) < 30_000 {
-			assert.Greater(t, list.Total, o.Offset+len(list.Runs), "a client that stops at the total would lose rows")
+	totals(state.ListOptions{Limit: 10, ExactTotal: true}, 30_000)
+	totals(state.ListOptions{Limit: 10, Offset: 50_000, ExactTotal: true}, 30_000)
+	totals(state.ListOptions{Limit: 10, Filters: map[string][]string{"status": {"QUEUED"}}}, 0)
+	totals(state.ListOptions{Limit: 10}, 10_000) // A count is kept 10 s,
+	totals(state.ListOptions{Limit: 10, Offset: 20_000}, 20_011)
+	clock.Advance(11 * time.Second) // and not longer.
+	for _, o := range []state.ListOptions{{Limit: 10}, {}, {Limit: 10, Offset: 20_000}, {Limit: 10, Offset: 29_990}, {Limit: 10, Offset: 50_000}} {
+		totals(o, 30_000)
+	}
+}
+
+func TestTotalsErrUpwardsIfCountingTakesTooLong(t *testing.T) {
+	t.Parallel()
+	const rows = 200_000
+	s := newStore(t)
+	state.CountImpatiently(t, s.Manager, s.url)
+	s.exec(t, `INSERT INTO task (run_id, group_name, status, tier) SELECT 'r' || i, 'g', 'STOPPED', CASE i % 2 WHEN 0 THEN 'Tier1' END
+		FROM generate_series(1, $1::int) AS i`, rows)
+	s.exec(t, `VACUUM ANALYZE task`)
+	for name, c := range map[string]struct {
+		filters map[string][]string
+		rows    int
+	}{
+		"all": {nil, rows}, "a NULL that reads as a value": {map[string][]string{"tier": {"Tier4"}}, rows / 2},
+		"one of several": {map[string][]string{"tier": {"Tier1", "Tier4"}}, rows},
+		"booleans":       {map[string][]string{"requires_docker": {"false"}}, rows},
+	} {
+		for _, offset := range []int{0, c.rows / 2, c.rows - 20, c.rows - 11} {
+			list, err := s.ListRuns(t.Context(), state.ListOptions{Limit: 10, Offset: offset, Filters: c.filters, SortBy: "run_id"})
+			require.NoError(t, err, name)
+			require.Len(t, list.Runs, 10, name)
+			assert.True(t, list.TotalIsEstimate, name)
+			assert.GreaterOrEqual(t, list.Total, c.rows, "%s: a client that stops at the total would lose rows", name)
+			assert.Less(t, list.Total, 2*c.rows, name)
 		}
 	}
+	// The planner knows of far fewer rows than there are; a next row is never denied.
+	s.exec(t, `UPDATE pg_class SET reltuples = 10, relpages = 1 WHERE oid = 'task'::regclass`)
+	list, err := s.ListRuns(t.Context(), state.ListOptions{Limit: 10, Offset: 150_000, Filters: map[string][]string{"status": {"STOPPED"}}})
+	require.NoError(t, err)
+	assert.GreaterOrEqual(t, list.Total, 150_011)
+	exact, err := s.ListRuns(t.Context(), state.ListOptions{Limit: 10, ExactTotal: true})
+	require.NoError(t, err)
+	assert.Equal(t, rows, exact.Total)
+	assert.False(t, exact.TotalIsEstimate)
 }
 
 func TestALimitIsCut(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 	"sync"
@@ -35,8 +36,13 @@ const (
 // because a session pooler refuses those it does not know.
 const sessionSettings = `SET TIME ZONE 'UTC'; SET jit = off`
 
-// PoolConfig bounds a pool of connections; 0 means 30.
-type PoolConfig struct{ MaxOpen, MaxIdle int }
+// PoolConfig describes a pool of connections.
+type PoolConfig struct {
+	// MaxOpen and MaxIdle bound the connections; 0 means 30.
+	MaxOpen, MaxIdle int
+	// StatementTimeout bounds every statement; 0 means no bound.
+	StatementTimeout time.Duration
+}
 
 // Open returns a pool of connections to url, a URL or a string of key=value
 // pairs. It does not connect.
@@ -51,6 +57,7 @@ func Open(url string, cfg PoolConfig) (*sqlx.DB, error) {
 	if cfg.MaxIdle == 0 {
 		cfg.MaxIdle = defaultConnections
 	}
+	c.statementTimeout = cfg.StatementTimeout
 	db := sql.OpenDB(c)
 	db.SetMaxOpenConns(cfg.MaxOpen)
 	db.SetMaxIdleConns(min(cfg.MaxIdle, cfg.MaxOpen))
@@ -67,6 +74,8 @@ type connector struct {
 	cfg pq.Config
 	// replyWithin bounds every read and write of a session; 0 means no bound.
 	replyWithin time.Duration
+	// statementTimeout bounds every statement; 0 leaves the server's setting.
+	statementTimeout time.Duration
 }
 
 var _ driver.Connector = connector{}
@@ -120,7 +129,11 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	if !ok {
 		return nil, errors.Join(errors.New("database: the driver cannot run statements"), conn.Close())
 	}
-	if _, err := session.ExecContext(ctx, sessionSettings, nil); err != nil {
+	settings := sessionSettings
+	if c.statementTimeout > 0 {
+		settings += fmt.Sprintf(`; SET statement_timeout = %d`, c.statementTimeout.Milliseconds())
+	}
+	if _, err := session.ExecContext(ctx, settings, nil); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
 	return conn, nil
