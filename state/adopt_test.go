@@ -180,7 +180,7 @@ func TestEmptyTagsAreDropped(t *testing.T) {
 	tags, err := s.ListTags(t.Context(), 10, 0, "")
 	require.NoError(t, err)
 	assert.Equal(t, state.NameList{Total: 2, Names: []string{"blue", "green"}}, tags)
-	updated, err := s.UpdateDefinition(t.Context(), "def-full", state.DefinitionUpdate{Tags: &[]string{"", "red", ""}})
+	updated, err := s.UpdateDefinition(t.Context(), "def-full", state.DefinitionUpdate{Definition: state.Definition{Tags: []string{"", "red", ""}}, Set: state.Columns{"tags"}})
 	require.NoError(t, err)
 	assert.Equal(t, []string{"red"}, updated.Tags)
 	groups, err := s.ListGroups(t.Context(), 10, 0, "")
