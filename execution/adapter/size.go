@@ -16,38 +16,16 @@ const (
 	memoryPerCPU      = 8 // MB per millicore
 )
 
-// cpuStep is what CPU is rounded to, in millicores: quotas that are not round make cgroups throttle unevenly.
-const cpuStep = 250
-
-// size is memory in MB and cpu in millicores.
-type size struct{ memory, cpu int64 }
-
-// atLeast is the greater of both, each for itself: a memory kill proves only that more is needed.
-func (s size) atLeast(other size) size {
-	return size{memory: max(s.memory, other.memory), cpu: max(s.cpu, other.cpu)}
-}
-
-// decision is one sizing, kept whole for those who watch.
-type decision struct {
-	standard size // the default: what was asked for
-	wanted   size // the default, or more where history says so
-	final    size // what the bounds left of it, rounded
-	gpu      int64
-	nullHash bool // history would have counted, but there is no command
-}
-
-func (d decision) adjusted() bool { return d.wanted != d.standard }
-
 // defaultSize is what the run asked for, else what its executable says, else the fallback. Rows of the program before
 // this one hold what was asked for in memory and cpu alone.
-func defaultSize(executable state.Executable, run state.Run) size {
+func defaultSize(executable state.Executable, run state.Run) state.Size {
 	resources := executable.GetExecutableResources()
-	s := size{
-		memory: firstPositive(run.RequestedMemory, run.Memory, resources.Memory, new(int64(fallbackMemory))),
-		cpu:    firstPositive(run.RequestedCPU, run.CPU, resources.CPU, new(int64(fallbackCPU))),
+	s := state.Size{
+		Memory: firstPositive(run.RequestedMemory, run.Memory, resources.Memory, new(int64(fallbackMemory))),
+		CPU:    firstPositive(run.RequestedCPU, run.CPU, resources.CPU, new(int64(fallbackCPU))),
 	}
-	if s.memory >= proportionalFrom && s.memory < proportionalBelow && gpus(executable, run) == 0 {
-		s.cpu = max(s.cpu, s.memory/memoryPerCPU)
+	if s.Memory >= proportionalFrom && s.Memory < proportionalBelow && gpus(executable, run) == 0 {
+		s.CPU = max(s.CPU, s.Memory/memoryPerCPU)
 	}
 	return s
 }
@@ -58,7 +36,7 @@ func AskedSize(executable state.Executable, run state.Run) (memory, cpu int64) {
 		run.Memory, run.CPU = nil, nil
 	}
 	asked := defaultSize(executable, run)
-	return asked.memory, asked.cpu
+	return asked.Memory, asked.CPU
 }
 
 // gpus is how many GPUs the run asked for, else how many its executable says.
@@ -90,32 +68,4 @@ func alreadyGiven(executable state.Executable, run state.Run) (Resources, bool) 
 		Limit: state.Size{Memory: max(memory, memoryLimit), CPU: max(cpu, cpuLimit)},
 		GPU:   gpus(executable, run),
 	}, true
-}
-
-// bounds are the least and the most that a run gets.
-type bounds struct{ least, most size }
-
-func (a *Adapter) boundsFor(gpu int64) bounds {
-	b := bounds{
-		least: size{memory: a.ara.MinMemory, cpu: a.ara.MinCPU},
-		most:  size{memory: a.ara.MaxMemory, cpu: a.ara.MaxCPU},
-	}
-	if gpu > 0 {
-		b.most = size{memory: a.ara.MaxMemoryGPU, cpu: a.ara.MaxCPUGPU}
-	}
-	return b
-}
-
-// apply cuts a size to the bounds and rounds its cpu; rounding up never passes the maximum.
-func (b bounds) apply(s size) size {
-	cpu := roundCPU(min(max(s.cpu, b.least.cpu), b.most.cpu))
-	if cpu > b.most.cpu {
-		cpu = max(cpu-cpuStep, cpuStep)
-	}
-	return size{memory: min(max(s.memory, b.least.memory), b.most.memory), cpu: cpu}
-}
-
-// roundCPU is the nearest multiple of cpuStep, at least one; the middle goes up.
-func roundCPU(millicores int64) int64 {
-	return max((millicores+cpuStep/2)/cpuStep*cpuStep, cpuStep)
 }
