@@ -23,11 +23,11 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// serveFunc answers a request, or returns an error before it has written
-// anything.
+// serveFunc writes the answer to a request, or returns an error before it has
+// written anything.
 type serveFunc func(w http.ResponseWriter, r *http.Request) error
 
-// handler is what answers a route.
+// handler serves a route.
 type handler struct {
 	serve serveFunc
 	// public routes need no API token.
@@ -87,7 +87,8 @@ func (e httpError) Error() string { return e.message }
 // retryAfter is how many seconds a caller should wait for the database.
 const retryAfter = "2"
 
-// statusOf is the one table of errors and their answers.
+// statusOf returns the status code and the message for an error; it is the one
+// table of them.
 func statusOf(err error) (status int, message string) {
 	var (
 		refused     httpError
@@ -111,9 +112,9 @@ func statusOf(err error) (status int, message string) {
 	case errors.As(err, &unavailable):
 		return http.StatusServiceUnavailable, "the database cannot be reached at present; try again shortly"
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return http.StatusServiceUnavailable, "this took too long and was given up; try again shortly"
+		return http.StatusServiceUnavailable, "the request took too long; try again shortly"
 	}
-	return http.StatusInternalServerError, "something failed on our side; the server's log says what, under the id in the X-Request-Id header"
+	return http.StatusInternalServerError, "internal error; the server's log has the details under the id in the X-Request-Id header"
 }
 
 func (e *endpoints) answerError(w http.ResponseWriter, r *http.Request, err error) {
@@ -198,7 +199,7 @@ const (
 	typeEventStream = "text/event-stream; charset=utf-8"
 )
 
-// writeJSON answers 200 with v. Nothing is written if v cannot be encoded.
+// writeJSON writes v with status 200. Nothing is written if v cannot be encoded.
 func writeJSON(w http.ResponseWriter, v any) error {
 	return writeJSONStatus(w, http.StatusOK, v)
 }

@@ -152,7 +152,7 @@ func sparkOf(raw api.SparkExtension) (*state.SparkExtension, error) {
 	return spark, err
 }
 
-// writeCreated answers a run that was created, with its warnings as headers.
+// writeCreated writes a run that was created, with its warnings as headers.
 func writeCreated(w http.ResponseWriter, created services.Created, err error) error {
 	if err != nil {
 		return err

@@ -3,7 +3,7 @@ package flotilla
 // Route is one route of the router, by its pattern.
 type Route struct{ Method, Pattern string }
 
-// Routes lists what the router answers.
+// Routes lists the routes of the router.
 func Routes() []Route {
 	var list []Route
 	new(endpoints).routes(func(versions, method, path string, _ handler) {

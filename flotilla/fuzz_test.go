@@ -23,8 +23,7 @@ func fuzzed(f *testing.F) http.Handler {
 	return router
 }
 
-// expect fails where the API answers anything else than it did or that the
-// caller erred.
+// expect fails unless the API reports success or a mistake of the caller.
 func expect(t *testing.T, api http.Handler, r *http.Request) {
 	t.Helper()
 	w := httptest.NewRecorder()

@@ -23,7 +23,7 @@ import (
 	"github.com/stitchfix/flotilla-os/testkit"
 )
 
-// executions answers Get with what a test wants, and the rest as it is.
+// executions replaces Get by a function of the test.
 type executions struct {
 	flotilla.Executions
 	get func(ctx context.Context) (state.Run, error)

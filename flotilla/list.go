@@ -62,8 +62,8 @@ func pageOf(query url.Values) (limit, offset int, err error) {
 	return min(limit, state.MaxListLimit), offset, nil
 }
 
-// countOf is a parameter that counts rows. A number beyond the machine's is
-// the largest that it has.
+// countOf reads a parameter that counts rows. A number beyond an int is read as
+// the largest int.
 func countOf(query url.Values, name string, absent int) (int, error) {
 	text := query.Get(name)
 	if text == "" {
@@ -77,8 +77,8 @@ func countOf(query url.Values, name string, absent int) (int, error) {
 	return n, nil
 }
 
-// boolOf is a parameter that is true or false, as any language writes it:
-// clients in Python send True.
+// boolOf reads a parameter that is true or false in any spelling: clients in
+// Python send True.
 func boolOf(query url.Values, name string, absent bool) (bool, error) {
 	text := query.Get(name)
 	if text == "" {
@@ -113,7 +113,7 @@ func isEmptyFilter(values []string) bool {
 	return len(values) == 0 || (len(values) == 1 && values[0] == "")
 }
 
-// writeList answers a page of a list with the options echoed, each field
+// writeList writes a page of a list with the options echoed, each field
 // filter as an array under its own name.
 func writeList(w http.ResponseWriter, name string, items any, page api.Page, opts state.ListOptions) error {
 	members := map[string]any{}
@@ -137,7 +137,7 @@ func writeList(w http.ResponseWriter, name string, items any, page api.Page, opt
 	return writeJSON(w, members)
 }
 
-// present makes an absent list an empty one.
+// present returns items, or an empty list for nil.
 func present[T any](items []T) []T {
 	if items == nil {
 		return []T{}

@@ -56,7 +56,7 @@ func readOpenAPI() (document, error) {
 	return d, d.compiler.AddResource(documentName, content)
 }
 
-// pattern is the route of a request, empty where none answers it.
+// pattern returns the route of a request, empty if there is none.
 func (d document) pattern(method, escapedPath string) string {
 	found := chi.NewRouteContext()
 	if !d.routes.Match(found, method, escapedPath) {
@@ -65,7 +65,7 @@ func (d document) pattern(method, escapedPath string) string {
 	return found.RoutePattern()
 }
 
-// asObject are the members of an object, none where v is no object.
+// asObject returns the members of an object, none if v is no object.
 func asObject(v any) map[string]any {
 	m, _ := v.(map[string]any)
 	return m
@@ -80,7 +80,7 @@ func (d document) at(members ...string) map[string]any {
 	return at
 }
 
-// response is the JSON pointer of what the document says of an answer.
+// response returns the JSON pointer to the document's description of an answer.
 func (d document) response(pattern, method string, status int) (pointer []string) {
 	pointer = []string{"paths", pattern, strings.ToLower(method), "responses", strconv.Itoa(status)}
 	if d.at(pointer...) == nil {
@@ -92,7 +92,7 @@ func (d document) response(pattern, method string, status int) (pointer []string
 	return pointer
 }
 
-// hold fails the test where an answer is not what the document says.
+// hold fails the test if an answer does not match the document.
 func (d document) hold(t testing.TB, r *http.Request, got answer) {
 	t.Helper()
 	assert.NotEmpty(t, got.header.Get("X-Request-Id"), "every answer has an id")

@@ -11,7 +11,7 @@ import (
 	"github.com/stitchfix/flotilla-os/flotilla"
 )
 
-// requestSchema is what the document says of a route's body: an object's
+// requestSchema returns the document's description of a route's body: an object's
 // members, or those of the objects in an array.
 func requestSchema(t testing.TB, d document, route flotilla.Route) (properties map[string]map[string]any, required []string, isArray bool) {
 	t.Helper()

@@ -29,7 +29,7 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// RouterConfig is what the API needs to answer.
+// RouterConfig holds what the API needs.
 type RouterConfig struct {
 	Definitions Definitions
 	Executions  Executions
@@ -42,13 +42,13 @@ type RouterConfig struct {
 	// Tracer records every request as a span; nil records none.
 	Tracer trace.TracerProvider
 	// DevMode refuses what a web page could send to a server on the loopback
-	// interface behind its user's back; it has no effect where there are API
+	// interface behind its user's back; it has no effect if there are API
 	// tokens.
 	DevMode bool
-	// Ready says whether requests can be served now, and with what, for
-	// operators to read. An error means no.
+	// Ready returns details for operators, or an error if requests cannot be
+	// served now.
 	Ready func(ctx context.Context) (map[string]string, error)
-	// MetricsPage answers GET /metrics; nil where metrics go elsewhere.
+	// MetricsPage serves GET /metrics; nil if metrics go elsewhere.
 	MetricsPage http.Handler
 	Metrics     metrics.Client
 	Logger      *slog.Logger
@@ -56,7 +56,7 @@ type RouterConfig struct {
 	Clock func() time.Time
 }
 
-// NewRouter makes the handler of the whole HTTP API.
+// NewRouter returns the handler of the whole HTTP API.
 func NewRouter(cfg RouterConfig) (http.Handler, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -120,8 +120,8 @@ const (
 	v4v6      = "v4 v6"
 )
 
-// routes is the one list of what the API answers. Paths are below
-// /api/<version>, or as they stand where there is no version.
+// routes adds every route of the API. Paths are below /api/<version>, or
+// complete if there is no version.
 func (e *endpoints) routes(add func(versions, method, path string, h handler)) {
 	get := func(versions, path string, f serveFunc) { add(versions, http.MethodGet, path, handler{serve: f}) }
 	put := func(versions, path string, f serveFunc) { add(versions, http.MethodPut, path, handler{serve: f}) }
@@ -186,7 +186,7 @@ func (e *endpoints) routes(add func(versions, method, path string, h handler)) {
 	del(v7, "/template/{template_id}/history/{run_id}", e.stopRun)
 }
 
-// prefixes lists where the routes of some versions begin.
+// prefixes returns the path prefixes of a list of versions.
 func prefixes(versions string) []string {
 	if versions == noVersion {
 		return []string{""}

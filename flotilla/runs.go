@@ -95,7 +95,7 @@ func (e *endpoints) getRunManifest(w http.ResponseWriter, r *http.Request) error
 	return writeBody(w, http.StatusOK, typeYAML, manifest)
 }
 
-// getRunStatus answers the light status, which caches may keep for 5 s.
+// getRunStatus writes the light status, which caches may keep for 5 s.
 func (e *endpoints) getRunStatus(w http.ResponseWriter, r *http.Request) error {
 	run, err := e.executions.Status(r.Context(), pathParam(r, "run_id"))
 	if err != nil {

@@ -17,8 +17,8 @@ const (
 	maxHeaderBytes = 1 << 20
 )
 
-// NewServer makes the server of the API with the configured timeouts. The
-// caller listens, serves, and shuts it down.
+// NewServer returns the server of the API with the configured timeouts. The
+// caller listens, serves and shuts it down.
 func NewServer(h http.Handler, cfg config.HTTP, logger *slog.Logger) *http.Server {
 	closing, shutdown := context.WithCancel(context.Background())
 	server := &http.Server{
@@ -40,8 +40,9 @@ func NewServer(h http.Handler, cfg config.HTTP, logger *slog.Logger) *http.Serve
 
 type closingKey struct{}
 
-// untilShutdown is ctx of a request, ended also by the server's shutdown: it
-// waits for requests, and one that follows a log might never be done.
+// untilShutdown returns a copy of a request's ctx that also ends when the
+// server shuts down: a shutdown waits for requests, and following a log may
+// never end by itself.
 func untilShutdown(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	closing, ok := ctx.Value(closingKey{}).(context.Context)
@@ -55,8 +56,8 @@ func untilShutdown(ctx context.Context) (context.Context, context.CancelFunc) {
 	}
 }
 
-// answerWithin is how long a request may be worked on so that its answer,
-// an error perhaps, is still sent before the server closes the connection.
+// answerWithin returns how long a request may take so that its answer is sent
+// before the server's write timeout.
 func answerWithin(cfg config.HTTP) time.Duration {
 	return cfg.WriteTimeout - min(time.Second, cfg.WriteTimeout/10)
 }

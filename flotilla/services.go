@@ -42,7 +42,7 @@ type Templates interface {
 	Execute(ctx context.Context, id string, req *state.TemplateExecutionRequest) (services.Created, error)
 	ExecuteVersion(ctx context.Context, name, version string, req *state.TemplateExecutionRequest) (services.Created, error)
 	History(ctx context.Context, id string, opts state.ListOptions) (state.RunList, error)
-	// HistoryByName also answers the ids of the template's versions.
+	// HistoryByName also returns the ids of the template's versions.
 	HistoryByName(ctx context.Context, name string, opts state.ListOptions) (state.RunList, []string, error)
 }
 
