@@ -114,7 +114,7 @@ func (a *testAPI) routerConfig(t testing.TB) flotilla.RouterConfig {
 	})
 	require.NoError(t, err)
 	logs, err := services.NewLogService(services.LogConfig{
-		Store: a.manager, Engines: a.engine, FollowInterval: 10 * time.Millisecond,
+		Store: a.manager, Engines: a.engine, Logger: logger, FollowInterval: 10 * time.Millisecond,
 	})
 	require.NoError(t, err)
 	workers, err := services.NewWorkerService(services.WorkerConfig{Store: a.manager, Logger: logger})

@@ -3,10 +3,12 @@ package flotilla
 import (
 	"context"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/stitchfix/flotilla-os/api"
 	"github.com/stitchfix/flotilla-os/services"
+	"github.com/stitchfix/flotilla-os/state"
 )
 
 // Query parameters of the log.
@@ -16,6 +18,7 @@ const (
 	paramFollow   = "follow"
 	paramRole     = "role"
 	paramFacility = "facility"
+	paramTail     = "tail"
 )
 
 func (e *endpoints) getLogs(w http.ResponseWriter, r *http.Request) error {
@@ -30,6 +33,13 @@ func (e *endpoints) getLogs(w http.ResponseWriter, r *http.Request) error {
 	}
 	request := services.LogRequest{
 		LastSeen: query.Get(paramLastSeen), Role: query.Get(paramRole), Facility: query.Get(paramFacility),
+	}
+	if text := query.Get(paramTail); text != "" {
+		lines, err := strconv.ParseInt(text, 10, 64)
+		if err != nil || lines < 0 {
+			return state.Malformedf("tail must be a number of lines, not %q", state.Shorten(text, maxQuoted))
+		}
+		request.Tail = &lines
 	}
 	switch {
 	case follow:
@@ -50,10 +60,10 @@ func (e *endpoints) pageLog(w http.ResponseWriter, r *http.Request, request serv
 	return writeJSON(w, api.LogPage(page))
 }
 
-// streamLog answers the whole log as it is.
+// streamLog writes the log as it is.
 func (e *endpoints) streamLog(w http.ResponseWriter, r *http.Request, request services.LogRequest) error {
 	stream := newStream(w, typePlainText)
-	err := e.logs.Stream(r.Context(), pathParam(r, "run_id"), stream, request.Role, request.Facility)
+	err := e.logs.Stream(r.Context(), pathParam(r, "run_id"), stream, request)
 	if err != nil {
 		return err
 	}
@@ -63,9 +73,8 @@ func (e *endpoints) streamLog(w http.ResponseWriter, r *http.Request, request se
 // stalledAfter is how long a reader of a stream may take nothing.
 const stalledAfter = 30 * time.Second
 
-// stream is an answer of any length: the server's write timeout does not end
-// it, a reader who takes nothing does. Its header is written with its first
-// byte, so that an error before that is answered as one.
+// stream is an answer of any length: a reader that takes nothing ends it, not the server's write timeout. Its header is
+// written with its first byte, so that an error before that is answered as one.
 type stream struct {
 	w           http.ResponseWriter
 	control     *http.ResponseController
@@ -87,6 +96,7 @@ func (s *stream) begin() error {
 	header.Set("Content-Type", s.contentType)
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Cache-Control", "no-store")
+	header.Set("X-Accel-Buffering", "no") // nginx would hold lines back
 	if err := s.control.SetReadDeadline(time.Time{}); err != nil {
 		return err
 	}

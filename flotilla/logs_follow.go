@@ -3,48 +3,64 @@ package flotilla
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"net/http"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/stitchfix/flotilla-os/services"
+	"github.com/stitchfix/flotilla-os/state"
 )
 
-// keepAlive is how often a quiet event stream says that it is still there.
+// keepAlive is how often an event stream sends a comment, so that nothing between takes it for dead.
 const keepAlive = 15 * time.Second
 
-// followLog answers a log as server-sent events, one per line, until the run
-// has stopped and its log is out. The id of an event is the position behind
-// its line: a browser that reconnects goes on there. The last event is "end".
+// followLog sends a log as server-sent events, one per line, until the run has stopped and its last byte is in. The id of
+// an event is the position behind its line: a browser that reconnects goes on there. The last event is "end"; a
+// reconnect after it gets 204, which ends the reconnecting.
 func (e *endpoints) followLog(w http.ResponseWriter, r *http.Request, request services.LogRequest) error {
 	runID := pathParam(r, "run_id")
 	// Only before the first byte can an unknown run be answered with 404.
-	if _, err := e.executions.Status(r.Context(), runID); err != nil {
+	run, err := e.executions.Status(r.Context(), runID)
+	if err != nil {
 		return err
 	}
 	if id := r.Header.Get("Last-Event-ID"); id != "" {
 		request.LastSeen = id
 	}
+	if request.LastSeen == services.LogEnd && run.Status.Final() {
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	}
 	events := &eventStream{stream: newStream(w, typeEventStream)}
 	if err := events.send(": log of " + clip(runID, maxQuoted) + "\n\n"); err != nil {
 		return err
 	}
-	// A browser that is told nothing by its connection for long gives up.
 	ctx, cancel := untilShutdown(r.Context())
 	var quiet sync.WaitGroup
 	quiet.Go(func() { events.keepAlive(ctx) })
-	err := e.logs.Follow(ctx, runID, request, events.line)
+	run, err = e.logs.Follow(ctx, run, request, events.line)
 	cancel()
 	quiet.Wait()
 	if err != nil {
 		return err
 	}
-	return events.send("event: end\ndata:\n\n")
+	data, err := json.Marshal(followEnd{run.Status, run.ExitCode, run.ExitReason})
+	if err != nil {
+		return err
+	}
+	return events.send("event: end\nid: " + services.LogEnd + "\ndata: " + string(data) + "\n\n")
 }
 
-// eventStream writes server-sent events; the lock is between the lines of the
-// log and the signs of life.
+// followEnd is the data of the event "end".
+type followEnd struct {
+	Status     state.Status `json:"status"`
+	ExitCode   *int64       `json:"exit_code,omitempty"`
+	ExitReason *string      `json:"exit_reason,omitempty"`
+}
+
+// eventStream writes server-sent events. The lock keeps the lines of the log and the comments apart.
 type eventStream struct {
 	mu     sync.Mutex
 	stream *stream
@@ -59,8 +75,8 @@ func (s *eventStream) send(text string) error {
 	return s.stream.flush()
 }
 
-// line sends one line of the log. A carriage return would end the field of
-// the event, so it begins a line of its own.
+// line sends one line of the log. A carriage return would end the field of the event, so what follows it becomes a field
+// of its own.
 func (s *eventStream) line(line []byte, lastSeen string) error {
 	var event strings.Builder
 	event.WriteString("id: " + lastSeen + "\n")

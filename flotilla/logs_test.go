@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/stitchfix/flotilla-os/flotilla"
+	"github.com/stitchfix/flotilla-os/services"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -135,7 +136,7 @@ func TestFollowingALogSendsEventsUntilTheRunStops(t *testing.T) {
 		}
 		data = append(data, strings.Join(texts, "\n"))
 	}
-	assert.Equal(t, []string{"", "one", "", "progress 1%\nprogress 2%", "\uFFFDbytes", "no line feed at the end", ""}, data)
+	assert.Equal(t, []string{"", "one", "", "progress 1%\nprogress 2%", "\uFFFDbytes", "no line feed at the end", `{"status":"STOPPED","exit_code":0}`}, data)
 	assert.Contains(t, events[len(events)-1], "event: end")
 	t.Run("a browser that reconnects goes on where it was", func(t *testing.T) {
 		r := a.request(t, http.MethodGet, logPath+"?follow=true", "")
@@ -143,6 +144,27 @@ func TestFollowingALogSendsEventsUntilTheRunStops(t *testing.T) {
 		again := string(a.send(t, r).body)
 		assert.NotContains(t, again, "bytes")
 		assert.Contains(t, again, "no line feed at the end")
+	})
+	t.Run("a reconnect after the end gets 204", func(t *testing.T) {
+		assert.Equal(t, services.LogEnd, ids[len(ids)-1])
+		r := a.request(t, http.MethodGet, logPath+"?follow=true", "")
+		r.Header.Set("Last-Event-ID", services.LogEnd)
+		got := a.send(t, r)
+		assert.Equal(t, http.StatusNoContent, got.status)
+		assert.Empty(t, got.body)
+	})
+	t.Run("nothing between may hold it back", func(t *testing.T) {
+		assert.Equal(t, "no", got.header.Get("X-Accel-Buffering"))
+	})
+	t.Run("tail begins before the end, in every form", func(t *testing.T) {
+		assert.Equal(t, "no line feed at the end", a.ok(t, http.MethodGet, logPath+"?tail=1", "")["log"])
+		assert.Equal(t, "no line feed at the end", string(a.call(t, http.MethodGet, logPath+"?raw_text=true&tail=1", "").body))
+		tail := string(a.call(t, http.MethodGet, logPath+"?follow=true&tail=1", "").body)
+		assert.NotContains(t, tail, "bytes")
+		assert.Contains(t, tail, "data: no line feed at the end\n")
+		for _, wrong := range []string{"-1", "x", "1.5"} {
+			assert.Equal(t, http.StatusBadRequest, a.call(t, http.MethodGet, logPath+"?tail="+wrong, "").status)
+		}
 	})
 	t.Run("an unknown run is no stream", func(t *testing.T) {
 		assert.Equal(t, http.StatusNotFound, a.call(t, http.MethodGet, "/api/v6/nope/logs?follow=true", "").status)

@@ -49,8 +49,9 @@ type Templates interface {
 // Logs reads the logs of runs.
 type Logs interface {
 	Page(ctx context.Context, runID string, q services.LogRequest) (services.LogPage, error)
-	Stream(ctx context.Context, runID string, w io.Writer, role, facility string) error
-	Follow(ctx context.Context, runID string, q services.LogRequest, emit func(line []byte, lastSeen string) error) error
+	Stream(ctx context.Context, runID string, w io.Writer, q services.LogRequest) error
+	// Follow returns the run as it ended.
+	Follow(ctx context.Context, run state.Run, q services.LogRequest, emit func(line []byte, lastSeen string) error) (state.Run, error)
 }
 
 // Clusters keeps the places where runs are executed.

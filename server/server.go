@@ -34,6 +34,9 @@ import (
 // the 30 s that deployments give.
 const shutdownTimeout = 20 * time.Second
 
+// logEndMargin is how long after its grace the log of a stopped run may still grow.
+const logEndMargin = 30 * time.Second
+
 // Config is what New needs.
 type Config struct {
 	Config config.Config
@@ -181,7 +184,9 @@ func New(ctx context.Context, c Config) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	logService, err := services.NewLogService(services.LogConfig{Store: s.manager, Engines: engines})
+	logService, err := services.NewLogService(services.LogConfig{
+		Store: s.manager, Engines: engines, Logger: s.logger, EndWait: cfg.EKS.TerminateGrace + logEndMargin,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/stretchr/testify/assert"
@@ -16,17 +18,24 @@ import (
 
 	"github.com/stitchfix/flotilla-os/execution/engine"
 	"github.com/stitchfix/flotilla-os/state"
+	"github.com/stitchfix/flotilla-os/testkit"
 )
 
 // oneRun is a store of one run whose status a test sets.
 type oneRun struct {
-	mu  sync.Mutex
-	run state.Run
+	mu   sync.Mutex
+	run  state.Run
+	err  error
+	gets int
 }
 
 func (s *oneRun) GetRun(_ context.Context, id string) (state.Run, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.gets++
+	if s.err != nil {
+		return state.Run{}, s.err
+	}
 	if id != s.run.RunID {
 		return state.Run{}, state.Missingf("there is no run %q", id)
 	}
@@ -39,10 +48,16 @@ func (s *oneRun) set(status state.Status) {
 	s.run.Status = status
 }
 
+// follow follows the log of a store's run.
+func follow(ctx context.Context, logs *LogService, store *oneRun, r LogRequest, emit func(line []byte, lastSeen string) error) error {
+	_, err := logs.Follow(ctx, store.run, r, emit)
+	return err
+}
+
 func newLogs(t *testing.T, status state.Status) (*LogService, *oneRun, *fakeEngine) {
 	t.Helper()
 	store, e := &oneRun{run: state.Run{RunID: "r", ClusterName: testCluster, Status: status}}, &fakeEngine{}
-	logs, err := NewLogService(LogConfig{Store: store, Engines: engineMap{testCluster: e}, FollowInterval: 1})
+	logs, err := NewLogService(LogConfig{Store: store, Engines: engineMap{testCluster: e}, Logger: slog.New(slog.DiscardHandler), FollowInterval: 1})
 	require.NoError(t, err)
 	return logs, store, e
 }
@@ -140,11 +155,11 @@ func TestLogStream(t *testing.T) {
 	want := strings.Repeat("\xffsome text\n", 100_000)
 	e.write(want)
 	var got bytes.Buffer
-	require.NoError(t, logs.Stream(t.Context(), "r", &got, "", ""))
+	require.NoError(t, logs.Stream(t.Context(), "r", &got, LogRequest{}))
 	assert.Equal(t, want, got.String())
 
 	var missing state.MissingResource
-	require.ErrorAs(t, logs.Stream(t.Context(), "none", &got, "", ""), &missing)
+	require.ErrorAs(t, logs.Stream(t.Context(), "none", &got, LogRequest{}), &missing)
 }
 
 func TestLogsOfAClusterWithoutAnEngine(t *testing.T) {
@@ -154,7 +169,7 @@ func TestLogsOfAClusterWithoutAnEngine(t *testing.T) {
 	page, err := logs.Page(t.Context(), "r", LogRequest{})
 	require.NoError(t, err)
 	assert.Equal(t, LogPage{LastSeen: "0"}, page)
-	require.NoError(t, logs.Stream(t.Context(), "r", &bytes.Buffer{}, "", ""))
+	require.NoError(t, logs.Stream(t.Context(), "r", &bytes.Buffer{}, LogRequest{}))
 }
 
 func TestLogFollowGivesEachLineOnceUntilTheRunStops(t *testing.T) {
@@ -164,7 +179,7 @@ func TestLogFollowGivesEachLineOnceUntilTheRunStops(t *testing.T) {
 	var lines []string
 	positions := map[string]bool{}
 	e.write("one\ntw")
-	err := logs.Follow(t.Context(), "r", LogRequest{}, func(line []byte, seen string) error {
+	err := follow(t.Context(), logs, store, LogRequest{}, func(line []byte, seen string) error {
 		lines = append(lines, string(line))
 		assert.True(t, utf8.Valid(line))
 		assert.False(t, positions[seen])
@@ -189,17 +204,17 @@ func TestLogFollowGivesEachLineOnceUntilTheRunStops(t *testing.T) {
 
 func TestLogFollowGoesOnFromAPosition(t *testing.T) {
 	t.Parallel()
-	logs, _, e := newLogs(t, state.StatusStopped)
+	logs, store, e := newLogs(t, state.StatusStopped)
 	e.write("a\nb\nc\n")
 	stop := errors.New("enough")
 	var seen string
-	err := logs.Follow(t.Context(), "r", LogRequest{}, func(_ []byte, at string) error {
+	err := follow(t.Context(), logs, store, LogRequest{}, func(_ []byte, at string) error {
 		seen = at
 		return stop
 	})
 	require.ErrorIs(t, err, stop)
 	var lines []string
-	require.NoError(t, logs.Follow(t.Context(), "r", LogRequest{LastSeen: seen}, func(line []byte, _ string) error {
+	require.NoError(t, follow(t.Context(), logs, store, LogRequest{LastSeen: seen}, func(line []byte, _ string) error {
 		lines = append(lines, string(line))
 		return nil
 	}))
@@ -216,22 +231,200 @@ func (noCluster) Engine(_ context.Context, key state.EngineKey) (engine.Engine, 
 func TestTheLogOfARunWhoseClusterIsGoneIsEmpty(t *testing.T) {
 	t.Parallel()
 	store := &oneRun{run: state.Run{RunID: "r", ClusterName: "gone", Status: state.StatusQueued}}
-	logs, err := NewLogService(LogConfig{Store: store, Engines: noCluster{}, FollowInterval: 1})
+	logs, err := NewLogService(LogConfig{Store: store, Engines: noCluster{}, Logger: slog.New(slog.DiscardHandler), FollowInterval: 1})
 	require.NoError(t, err)
 	page, err := logs.Page(t.Context(), "r", LogRequest{})
 	require.NoError(t, err)
 	assert.Equal(t, LogPage{LastSeen: "0"}, page)
 	var raw bytes.Buffer
-	require.NoError(t, logs.Stream(t.Context(), "r", &raw, "", ""))
+	require.NoError(t, logs.Stream(t.Context(), "r", &raw, LogRequest{}))
 	assert.Empty(t, raw.Bytes())
 	store.set(state.StatusStopped)
-	require.NoError(t, logs.Follow(t.Context(), "r", LogRequest{}, nil))
+	require.NoError(t, follow(t.Context(), logs, store, LogRequest{}, nil))
 }
 
 func TestLogFollowEndsWithItsReader(t *testing.T) {
 	t.Parallel()
-	logs, _, _ := newLogs(t, state.StatusRunning)
+	logs, store, _ := newLogs(t, state.StatusRunning)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	require.ErrorIs(t, logs.Follow(ctx, "r", LogRequest{}, nil), context.Canceled)
+	require.ErrorIs(t, follow(ctx, logs, store, LogRequest{}, nil), context.Canceled)
+}
+
+func TestTail(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", logPage) + "\n"
+	for name, c := range map[string]struct {
+		log, seen string
+		lines     int64
+		want      string
+	}{
+		"the last lines":                     {"a\nb\nc\n", "", 2, "b\nc\n"},
+		"a last line without an end is one":  {"a\nb\nc", "", 2, "b\nc"},
+		"more lines than there are":          {"a\nb\n", "", 9, "a\nb\n"},
+		"as many lines as there are":         {"a\nb\n", "", 2, "a\nb\n"},
+		"empty lines count":                  {"a\n\n\n", "", 2, "\n\n"},
+		"nothing":                            {"a\nb\n", "", 0, ""},
+		"of an empty log":                    {"", "", 3, ""},
+		"beyond a part of the log":           {"a\nb\n" + long + long + "c\n", "", 4, "b\n" + long + long + "c\n"},
+		"a position goes first":              {"a\nb\n", "0", 1, "a\nb\n"},
+		"a value that is no position counts": {"a\nb\n", "x", 1, "b\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			logs, store, e := newLogs(t, state.StatusStopped)
+			e.write(c.log)
+			r := LogRequest{LastSeen: c.seen, Tail: &c.lines}
+			var raw bytes.Buffer
+			require.NoError(t, logs.Stream(t.Context(), "r", &raw, r))
+			assert.Equal(t, c.want, raw.String())
+			var lines strings.Builder
+			require.NoError(t, follow(t.Context(), logs, store, r, func(line []byte, _ string) error {
+				lines.Write(line)
+				return nil
+			}))
+			assert.Equal(t, strings.ReplaceAll(c.want, "\n", ""), lines.String())
+			var pages strings.Builder
+			for r := r; ; {
+				page, err := logs.Page(t.Context(), "r", r)
+				require.NoError(t, err)
+				pages.WriteString(page.Log)
+				if page.Log == "" {
+					break
+				}
+				r.LastSeen = page.LastSeen
+			}
+			assert.Equal(t, c.want, pages.String())
+		})
+	}
+}
+
+// followed is a log that is followed in the background.
+type followed struct {
+	store *oneRun
+	e     *fakeEngine
+	clock *testkit.Clock
+	log   *testkit.Log
+	lines chan string
+	ended chan state.Run
+}
+
+func followRun(t *testing.T, run state.Run) *followed {
+	t.Helper()
+	run.RunID, run.ClusterName = "r", testCluster
+	f := &followed{
+		store: &oneRun{run: run}, e: &fakeEngine{running: true}, clock: testkit.NewClock(time.Now()), log: &testkit.Log{},
+		lines: make(chan string, 100), ended: make(chan state.Run, 1),
+	}
+	logs, err := NewLogService(LogConfig{
+		Store: f.store, Engines: engineMap{testCluster: f.e}, Logger: slog.New(slog.NewJSONHandler(f.log, nil)),
+		Clock: f.clock.Now, FollowInterval: time.Millisecond, EndWait: time.Minute,
+	})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	var following sync.WaitGroup
+	following.Go(func() {
+		ended, err := logs.Follow(ctx, run, LogRequest{}, func(line []byte, _ string) error {
+			f.lines <- string(line)
+			return nil
+		})
+		if err == nil {
+			f.ended <- ended
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		following.Wait()
+	})
+	return f
+}
+
+// rounds waits until the follower has looked at the run again.
+func (f *followed) rounds(t *testing.T) {
+	t.Helper()
+	f.store.mu.Lock()
+	seen := f.store.gets
+	f.store.mu.Unlock()
+	require.Eventually(t, func() bool {
+		f.store.mu.Lock()
+		defer f.store.mu.Unlock()
+		return f.store.gets >= seen+3
+	}, 30*time.Second, time.Millisecond)
+}
+
+func TestLinesWithoutAnEndAreFollowed(t *testing.T) {
+	t.Parallel()
+	f := followRun(t, state.Run{Status: state.StatusRunning})
+	f.e.write("10%\r")
+	assert.Equal(t, "10%\r", <-f.lines, "a progress bar is not held back")
+	f.e.write("20%\r3")
+	assert.Equal(t, "20%\r", <-f.lines)
+	f.e.write("0%\r")
+	assert.Equal(t, "30%\r", <-f.lines)
+	f.e.write("\ndone\n")
+	assert.Equal(t, "done", <-f.lines, "the line feed belongs to the carriage return")
+	f.e.write("name? ")
+	f.rounds(t)
+	assert.Empty(t, f.lines, "its end may still come")
+	f.clock.Advance(lineWait)
+	assert.Equal(t, "name? ", <-f.lines)
+	f.e.write("ada\n")
+	assert.Equal(t, "ada", <-f.lines)
+}
+
+func TestWhatIsWrittenAfterAStopComesBeforeTheEnd(t *testing.T) {
+	t.Parallel()
+	f := followRun(t, state.Run{Status: state.StatusRunning, StartedAt: new(time.Now())})
+	stop := func() {
+		f.store.mu.Lock()
+		defer f.store.mu.Unlock()
+		f.store.run.Status, f.store.run.FinishedAt, f.store.run.ExitCode = state.StatusStopped, new(f.clock.Now()), new(int64(1))
+	}
+	f.e.write("one\n")
+	assert.Equal(t, "one", <-f.lines)
+	stop()
+	f.rounds(t)
+	assert.Empty(t, f.ended, "the container still has its grace")
+	f.e.write("saved\nbye")
+	assert.Equal(t, "saved", <-f.lines)
+	f.e.mu.Lock()
+	f.e.running = false
+	f.e.mu.Unlock()
+	assert.Equal(t, "bye", <-f.lines)
+	run := <-f.ended
+	assert.Equal(t, state.StatusStopped, run.Status)
+	assert.EqualValues(t, 1, *run.ExitCode)
+
+	// A log that never gets complete ends in time, too.
+	f = followRun(t, state.Run{Status: state.StatusStopped, StartedAt: new(time.Now()), FinishedAt: new(time.Now())})
+	f.rounds(t)
+	assert.Empty(t, f.ended)
+	f.clock.Advance(2 * time.Minute)
+	<-f.ended
+}
+
+func TestAFollowerWaitsForTheDatabaseAndTheCluster(t *testing.T) {
+	t.Parallel()
+	f := followRun(t, state.Run{Status: state.StatusRunning})
+	f.e.write("one\n")
+	assert.Equal(t, "one", <-f.lines)
+	for _, away := range []func(error){
+		func(err error) {
+			f.store.mu.Lock()
+			defer f.store.mu.Unlock()
+			f.store.err = err
+		},
+		func(err error) {
+			f.e.mu.Lock()
+			defer f.e.mu.Unlock()
+			f.e.logsErr = err
+		},
+	} {
+		away(errors.New("connection refused"))
+		f.rounds(t)
+		f.e.write("two\n")
+		away(nil)
+		assert.Equal(t, "two", <-f.lines)
+	}
+	assert.Equal(t, 2, strings.Count(f.log.String(), "cannot read a followed log"), "the first failure is logged, not each")
 }

@@ -4,7 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"hash/crc32"
 	"io"
+	"log/slog"
+	"math"
+	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -15,11 +21,21 @@ import (
 const (
 	// logPage is how many bytes of a log one answer holds at most.
 	logPage = 256 << 10
-	// defaultFollowInterval is how often a followed log is read for news.
-	defaultFollowInterval = 500 * time.Millisecond
+	// lineWait is how long a follower waits for the end of a line.
+	lineWait = time.Second
+	// readTimeout bounds one look of a follower at the database and the log, maxReadPause the pause after a failure.
+	readTimeout  = 10 * time.Second
+	maxReadPause = 5 * time.Second
 )
 
-// LogStore is what logs need of the database.
+// LogStart is the position before the first byte of a log. It is not empty: old clients poll without pause on an empty
+// position. LogEnd is the position behind the end of a followed log.
+const (
+	LogStart = "0"
+	LogEnd   = "end"
+)
+
+// LogStore is the database as the LogService uses it.
 type LogStore interface {
 	GetRun(ctx context.Context, id string) (state.Run, error)
 }
@@ -28,30 +44,39 @@ type LogStore interface {
 type LogConfig struct {
 	Store   LogStore
 	Engines EngineRegistry
-	// FollowInterval is how often a followed log is read for news; 0 means
-	// every 500 ms.
+	Logger  *slog.Logger
+	// Clock is time.Now if nil.
+	Clock func() time.Time
+	// FollowInterval is how often a followed log is read; 500 ms if 0.
 	FollowInterval time.Duration
+	// EndWait is how long after the end of a run its log may still grow, at most: a run is STOPPED before its containers
+	// have used their grace.
+	EndWait time.Duration
 }
 
 // LogService reads the logs of runs (rest-api.md, Logs).
 type LogService struct{ c LogConfig }
 
-// NewLogService makes the service.
+// NewLogService returns the service.
 func NewLogService(c LogConfig) (*LogService, error) {
-	if c.Store == nil || c.Engines == nil {
-		return nil, errors.New("services: logs need a store and engines")
+	if c.Store == nil || c.Engines == nil || c.Logger == nil {
+		return nil, errors.New("services: logs need a store, engines and a logger")
 	}
 	if c.FollowInterval <= 0 {
-		c.FollowInterval = defaultFollowInterval
+		c.FollowInterval = 500 * time.Millisecond
+	}
+	if c.Clock == nil {
+		c.Clock = time.Now
 	}
 	return &LogService{c}, nil
 }
 
-// LogRequest is which log is wanted, and from where.
+// LogRequest says which log is wanted, and from where.
 type LogRequest struct {
-	// LastSeen is the position that the previous answer gave; anything else
-	// means the beginning.
+	// LastSeen is the position that the previous answer gave. Without one that was made for this log, reading begins at
+	// Tail lines before the end, or at the beginning if Tail is nil.
 	LastSeen string
+	Tail     *int64
 	// Role and Facility choose among the logs of a Spark run.
 	Role, Facility string
 }
@@ -63,66 +88,103 @@ type LogPage struct {
 	LastSeen string
 }
 
-// Page is the part of a log behind a position, at most 256 KiB, and never half
-// a character. Log is empty and LastSeen the same where there is nothing new.
+// Page returns the part of a log behind a position, at most 256 KiB, and never half a character. Log is empty and
+// LastSeen the same if there is nothing new.
 func (s *LogService) Page(ctx context.Context, runID string, r LogRequest) (LogPage, error) {
 	log, err := s.open(ctx, runID, r)
 	if err != nil {
 		return LogPage{}, err
 	}
-	data, err := log.next(ctx, logPage)
-	return LogPage{Log: string(data), LastSeen: log.position()}, err
-}
-
-// Stream writes the whole log as far as there is one to w, of any size.
-func (s *LogService) Stream(ctx context.Context, runID string, w io.Writer, role, facility string) error {
-	log, err := s.open(ctx, runID, LogRequest{Role: role, Facility: facility})
+	data, _, err := log.read(ctx, log.offset, logPage)
 	if err != nil {
-		return err
+		return LogPage{}, err
 	}
-	for {
-		chunk, err := log.read(ctx, logPage)
-		if err != nil || len(chunk) == 0 {
-			return err
-		}
-		if _, err := w.Write(chunk); err != nil {
-			return err
-		}
+	whole := wholeRunes(data)
+	if len(whole) == 0 && log.run.Status.Final() {
+		whole = data // the rest of this character will never come
 	}
+	log.offset += int64(len(whole))
+	return LogPage{Log: string(whole), LastSeen: log.position()}, nil
 }
 
-// Follow gives emit every line behind r.LastSeen without its line feed, and the
-// position behind it, as they come, until the run has stopped and everything
-// was given. A line longer than 256 KiB comes in parts. An error of emit ends
-// it.
-func (s *LogService) Follow(ctx context.Context, runID string, r LogRequest, emit func(line []byte, lastSeen string) error) error {
+// Stream writes the log as far as there is one to w, of any size.
+func (s *LogService) Stream(ctx context.Context, runID string, w io.Writer, r LogRequest) error {
 	log, err := s.open(ctx, runID, r)
 	if err != nil {
 		return err
 	}
-	wait := time.NewTimer(s.c.FollowInterval)
-	defer wait.Stop()
 	for {
-		// The status is read before the log: what the log lacks then, a run
-		// that has stopped will not write any more.
-		if err := log.reload(ctx); err != nil {
+		data, _, err := log.read(ctx, log.offset, logPage)
+		if err != nil || len(data) == 0 {
 			return err
 		}
-		more, err := log.emitLines(ctx, emit)
-		if err != nil {
+		log.offset += int64(len(data))
+		if _, err := w.Write(data); err != nil {
 			return err
 		}
-		if more {
-			continue
-		}
-		if log.run.Status.Final() {
-			return nil
-		}
-		wait.Reset(s.c.FollowInterval)
+	}
+}
+
+func (s *LogService) open(ctx context.Context, runID string, r LogRequest) (*openLog, error) {
+	run, err := s.c.Store.GetRun(ctx, runID)
+	if err != nil {
+		return nil, err
+	}
+	log := &openLog{s: s, run: run, query: r}
+	return log, log.seek(ctx)
+}
+
+// Follow gives emit every line of a run's log without its line feed, and the position behind it, as they come, until
+// the run has stopped and its last byte was given; it then returns the run. A line is given before its end if it ends
+// in a carriage return, has waited 1 s, or is longer than 256 KiB. While the database or the cluster is away, Follow
+// waits. An error of emit ends it.
+func (s *LogService) Follow(ctx context.Context, run state.Run, r LogRequest, emit func(line []byte, lastSeen string) error) (state.Run, error) {
+	log := &openLog{s: s, run: run, query: r}
+	var emitted error
+	log.emit = func(line []byte, lastSeen string) error {
+		emitted = emit(line, lastSeen)
+		return emitted
+	}
+	wait := time.NewTimer(0)
+	defer wait.Stop()
+	pause, failing, found := s.c.FollowInterval, false, false
+	for {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return log.run, ctx.Err()
 		case <-wait.C:
+		}
+		reading, cancel := context.WithTimeout(ctx, readTimeout)
+		var err error
+		if !found {
+			err = log.seek(reading)
+			found = err == nil
+		}
+		more, ended := false, false
+		if err == nil {
+			more, ended, err = log.step(reading)
+		}
+		cancel()
+		switch {
+		case ended:
+			return log.run, nil
+		case err == nil:
+			if failing {
+				s.c.Logger.InfoContext(ctx, "followed log can be read again", "run_id", run.RunID)
+			}
+			pause, failing = s.c.FollowInterval, false
+		case emitted != nil || ctx.Err() != nil || errors.As(err, new(state.MissingResource)):
+			return log.run, err
+		default:
+			if !failing {
+				s.c.Logger.WarnContext(ctx, "cannot read a followed log; trying until its reader leaves", "run_id", run.RunID, "error", err)
+			}
+			pause, failing = min(2*pause, maxReadPause), true
+		}
+		if more {
+			wait.Reset(0)
+		} else {
+			wait.Reset(pause)
 		}
 	}
 }
@@ -134,107 +196,169 @@ type openLog struct {
 	query LogRequest
 	// offset is the position in bytes behind what was given out.
 	offset int64
+
+	// What follows is a follower's.
+	emit func(line []byte, lastSeen string) error
+	// waitingAt is the offset of a line without an end, waitingSince when it was first seen.
+	waitingAt    int64
+	waitingSince time.Time
+	// afterReturn reports that what was given last ends in a carriage return; a line feed that follows belongs to it.
+	afterReturn bool
 }
 
-func (s *LogService) open(ctx context.Context, runID string, r LogRequest) (*openLog, error) {
-	run, err := s.c.Store.GetRun(ctx, runID)
-	if err != nil {
-		return nil, err
+// position returns where the reading stands. It is opaque to clients, and bound to the log by a checksum, so that a
+// value that was not made for this log is recognised.
+func (l *openLog) position() string {
+	if l.offset == 0 {
+		return LogStart
 	}
-	log := &openLog{s: s, run: run, query: r}
-	log.offset = log.parsePosition(r.LastSeen)
-	return log, nil
+	return fmt.Sprintf("%d-%08x", l.offset, l.checksum(l.offset))
 }
 
-func (l *openLog) reload(ctx context.Context) (err error) {
-	l.run, err = l.s.c.Store.GetRun(ctx, l.run.RunID)
-	return err
+func (l *openLog) checksum(offset int64) uint32 {
+	return crc32.ChecksumIEEE(fmt.Appendf(nil, "%s|%s|%s|%d", l.run.RunID, l.query.Role, l.query.Facility, offset))
 }
 
-// peek reads at most limit bytes behind the position and leaves it; fewer only
-// where the log ends. A cluster that has no engine now, or that is known no more,
-// has no log to show now; the run is there, so that this is no error.
-func (l *openLog) peek(ctx context.Context, limit int64) ([]byte, error) {
+// seek goes to where the request begins.
+func (l *openLog) seek(ctx context.Context) error {
+	number, _, _ := strings.Cut(l.query.LastSeen, "-")
+	offset, err := strconv.ParseInt(number, 10, 64)
+	if err == nil && offset > 0 && l.query.LastSeen == fmt.Sprintf("%d-%08x", offset, l.checksum(offset)) {
+		l.offset = offset
+		return nil
+	}
+	if l.query.LastSeen == LogStart || l.query.Tail == nil {
+		return nil
+	}
+	// A query far behind the end returns the end. From there, line feeds are counted backwards, without the one that ends
+	// the log.
+	_, chunk, err := l.read(ctx, math.MaxInt64, 1)
+	if err != nil {
+		return err
+	}
+	left := *l.query.Tail
+	if left == 0 {
+		l.offset = chunk.Next
+		return nil
+	}
+	for to := chunk.Next; to > 0; {
+		from := max(0, to-logPage)
+		data, _, err := l.read(ctx, from, to-from)
+		if err != nil {
+			return err
+		}
+		for i := len(data) - 1; i >= 0; i-- {
+			at := from + int64(i)
+			if data[i] != '\n' || at == chunk.Next-1 {
+				continue
+			}
+			if left--; left == 0 {
+				l.offset = at + 1
+				return nil
+			}
+		}
+		to = from
+	}
+	return nil
+}
+
+// read returns at most limit bytes from offset on, fewer only if the log ends, with the last chunk that the engine
+// returned. A cluster that has no engine now, or that is no longer known, has no log to show; the run exists, so this is
+// no error.
+func (l *openLog) read(ctx context.Context, offset, limit int64) ([]byte, engine.LogChunk, error) {
 	e, err := l.s.c.Engines.Engine(ctx, l.run.EngineKey())
-	if errors.As(err, new(engine.NotNow)) || errors.As(err, new(state.MissingResource)) {
-		return nil, nil
+	if errors.As(err, new(state.MissingResource)) {
+		return nil, engine.LogChunk{Complete: true}, nil
+	}
+	if errors.As(err, new(engine.NotNow)) {
+		return nil, engine.LogChunk{}, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, engine.LogChunk{}, err
 	}
 	var data []byte
 	for {
 		have := int64(len(data))
-		q := engine.LogQuery{Offset: l.offset + have, Limit: limit - have, Role: l.query.Role, Facility: l.query.Facility}
+		q := engine.LogQuery{Offset: offset + have, Limit: limit - have, Role: l.query.Role, Facility: l.query.Facility}
 		chunk, err := e.Logs(ctx, l.run, q)
 		if err != nil {
-			return nil, err
+			return nil, chunk, err
 		}
 		data = append(data, chunk.Data...)
 		if len(chunk.Data) == 0 || int64(len(data)) >= limit {
-			return data, nil
+			return data, chunk, nil
 		}
 	}
 }
 
-// read takes at most limit bytes, as they are.
-func (l *openLog) read(ctx context.Context, limit int64) ([]byte, error) {
-	data, err := l.peek(ctx, limit)
-	l.offset += int64(len(data))
-	return data, err
-}
-
-// next takes at most limit bytes that end with a whole character.
-func (l *openLog) next(ctx context.Context, limit int64) ([]byte, error) {
-	data, err := l.peek(ctx, limit)
+// step gives out the next part of the log. more reports that there was one, ended that the run has stopped and all of
+// its log was given.
+func (l *openLog) step(ctx context.Context) (more, ended bool, err error) {
+	// The status is read before the log: what the log of an ended run lacks then, nobody will write.
+	run, err := l.s.c.Store.GetRun(ctx, l.run.RunID)
 	if err != nil {
-		return nil, err
+		return false, false, err
 	}
-	whole := wholeRunes(data)
-	if len(whole) == 0 && l.run.Status.Final() {
-		// The rest of this character will never come.
-		whole = data
-	}
-	l.offset += int64(len(whole))
-	return whole, nil
-}
-
-// emitLines gives out the lines of the next part of the log, and says whether
-// it gave any. A line that has no end yet waits, unless it is longer than a
-// part, or the run has stopped and nothing else is left.
-func (l *openLog) emitLines(ctx context.Context, emit func(line []byte, lastSeen string) error) (bool, error) {
-	data, err := l.peek(ctx, logPage)
+	l.run = run
+	data, chunk, err := l.read(ctx, l.offset, logPage)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
-	given := false
-	give := func(line []byte, size int) error {
-		given = true
-		l.offset += int64(size)
-		return emit(line, l.position())
+	// Containers of a run that never started wrote nothing.
+	over := run.Status.Final() && (chunk.Complete || run.StartedAt == nil || run.FinishedAt == nil ||
+		l.s.c.Clock().Sub(*run.FinishedAt) > l.s.c.EndWait)
+
+	if l.afterReturn && len(data) > 0 {
+		l.afterReturn = false
+		if data[0] == '\n' {
+			l.offset++
+			data = data[1:]
+			more = true
+		}
 	}
-	tail := data
 	for {
-		line, rest, ended := bytes.Cut(tail, []byte{'\n'})
+		line, rest, ended := bytes.Cut(data, []byte{'\n'})
 		if !ended {
 			break
 		}
-		if err := give(line, len(line)+1); err != nil {
-			return false, err
+		if err := l.give(line, len(line)+1); err != nil {
+			return false, false, err
 		}
-		tail = rest
+		data, more = rest, true
 	}
+	if more {
+		return true, false, nil
+	}
+	if len(data) == 0 {
+		return false, over, nil
+	}
+	if l.waitingAt != l.offset || l.waitingSince.IsZero() {
+		l.waitingAt, l.waitingSince = l.offset, l.s.c.Clock()
+	}
+	carriage := bytes.LastIndexByte(data, '\r') + 1
 	switch {
-	case len(tail) == logPage:
-		tail = wholeRunes(tail)
-	case given || len(tail) == 0 || !l.run.Status.Final():
-		return given, nil
+	case over && len(data) < logPage:
+	case carriage > 0:
+		data = data[:carriage]
+		l.afterReturn = true
+	case len(data) == logPage, l.s.c.Clock().Sub(l.waitingSince) >= lineWait:
+		data = wholeRunes(data)
+	default:
+		return false, false, nil
 	}
-	return true, give(tail, len(tail))
+	if len(data) == 0 {
+		return false, false, nil
+	}
+	return true, false, l.give(data, len(data))
 }
 
-// wholeRunes is data without the beginning of a character at its end. Bytes
-// that are no UTF-8 stay.
+// give gives out a line that takes size bytes of the log.
+func (l *openLog) give(line []byte, size int) error {
+	l.offset += int64(size)
+	return l.emit(line, l.position())
+}
+
+// wholeRunes returns data without the beginning of a character at its end. Bytes that are no UTF-8 stay.
 func wholeRunes(data []byte) []byte {
 	for back := 1; back < utf8.UTFMax && back <= len(data); back++ {
 		start := len(data) - back

@@ -84,7 +84,7 @@ func newBench(t testing.TB, changes ...func(*setup)) *bench {
 	require.NoError(t, err)
 	b.workers, err = NewWorkerService(WorkerConfig{Store: manager, Logger: logger})
 	require.NoError(t, err)
-	b.logs, err = NewLogService(LogConfig{Store: manager, Engines: engines, FollowInterval: time.Millisecond})
+	b.logs, err = NewLogService(LogConfig{Store: manager, Engines: engines, Logger: logger, FollowInterval: time.Millisecond})
 	require.NoError(t, err)
 	return b
 }
@@ -156,6 +156,8 @@ type fakeEngine struct {
 	eventsErr  error
 	manifest   []byte
 	terminated []string
+	running    bool // the log is not complete
+	logsErr    error
 	queries    []engine.LogQuery
 }
 
@@ -190,12 +192,15 @@ func (e *fakeEngine) Logs(_ context.Context, _ state.Run, q engine.LogQuery) (en
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.queries = append(e.queries, q)
+	if e.logsErr != nil {
+		return engine.LogChunk{}, e.logsErr
+	}
 	start := min(q.Offset, int64(len(e.log)))
 	end := min(start+q.Limit, int64(len(e.log)))
 	if e.chunk > 0 {
 		end = min(end, start+e.chunk)
 	}
-	return engine.LogChunk{Data: bytes.Clone(e.log[start:end]), Next: end}, nil
+	return engine.LogChunk{Data: bytes.Clone(e.log[start:end]), Next: end, Complete: end == int64(len(e.log)) && !e.running}, nil
 }
 
 func (e *fakeEngine) Manifest(context.Context, state.Run) ([]byte, error) {
