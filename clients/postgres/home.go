@@ -77,7 +77,7 @@ func newLayout(dataDir string, cfg ServerConfig) (layout, error) {
 	}
 	l.owner, err = ownerOf(l.cluster()) // the user of the first start, whatever has been installed since
 	if err == nil && l.owner == nil {
-		l.owner, err = systemUser(cfg.Owner)
+		l.owner, err = systemUser()
 	}
 	return l, err
 }
@@ -173,14 +173,9 @@ func ownerOf(cluster string) (*owner, error) {
 	return found, nil
 }
 
-// systemUser returns the configured user, else the one that PostgreSQL's packages create, else the one that every
-// system has.
-func systemUser(configured string) (*owner, error) {
-	names := []string{"postgres", "nobody"}
-	if configured != "" {
-		names = []string{configured}
-	}
-	for _, name := range names {
+// systemUser returns the user that PostgreSQL's packages create, else the one that every system has.
+func systemUser() (*owner, error) {
+	for _, name := range []string{"postgres", "nobody"} {
 		known, err := user.Lookup(name)
 		if err != nil {
 			continue
@@ -191,8 +186,7 @@ func systemUser(configured string) (*owner, error) {
 			return &owner{name: name, uid: uint32(uid), gid: uint32(gid)}, nil
 		}
 	}
-	return nil, fmt.Errorf("root cannot run PostgreSQL, and no unprivileged user %s exists to run it: create one",
-		strings.Join(names, " or "))
+	return nil, errors.New("root cannot run PostgreSQL, and no unprivileged user postgres or nobody exists to run it: create one")
 }
 
 // give makes the user who runs the server the owner of a file or folder.

@@ -39,8 +39,6 @@ type ServerConfig struct {
 	Logger  *slog.Logger
 	// Search says where the server binaries are.
 	Search Search
-	// Owner is the system user who runs the server if this process is root; empty: postgres, else nobody.
-	Owner string
 	// HomeParent is the folder that a database of root is made in, outside DataDir; empty: /var/tmp. Every user must be
 	// able to pass through it. It has no effect on a database that exists.
 	HomeParent string
