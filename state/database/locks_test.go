@@ -364,3 +364,23 @@ func TestALeaderStopsWhenItsDatabaseFallsSilent(t *testing.T) {
 	receive(t, ended, "the end of the leader's context")
 	assert.Less(t, time.Since(begin), 7*time.Second, "the server gives the lock to another after 7 seconds")
 }
+
+func TestLockHeldTellsWhetherAnyServerLeads(t *testing.T) {
+	t.Parallel()
+	url, db := newDatabase(t)
+	held := func(name string) bool {
+		got, err := database.LockHeld(t.Context(), db.DB, name)
+		require.NoError(t, err)
+		return got
+	}
+	// Both signs of the key's hash.
+	for _, name := range []string{"sweep", "submit", "follow/a", "follow/b"} {
+		assert.False(t, held(name))
+		began := make(chan struct{})
+		stop := lead(t, newLocker(t, url), name, func(ctx context.Context) error { close(began); <-ctx.Done(); return nil })
+		receive(t, began, "leading "+name)
+		assert.True(t, held(name), name)
+		stop()
+		require.Eventually(t, func() bool { return !held(name) }, patience, 10*time.Millisecond, name)
+	}
+}
