@@ -17,7 +17,7 @@ const (
 
 	stopStaleSQL = `UPDATE task SET
 		status = 'STOPPED', exit_code = $1, exit_reason = $2, finished_at = now(), status_reason = NULL
-	WHERE status = ANY($3) AND queued_at < now() - make_interval(secs => $4)`
+	WHERE status = ANY($3) AND engine <> 'eks-spark' AND queued_at < now() - make_interval(secs => $4)`
 
 	// The program before us made hashes from descriptions. What is over stays
 	// as it is (docs/decisions); a run that we are to size must not inherit
