@@ -17,7 +17,7 @@ func salesTemplate() state.Template {
 		Schema: state.Object{"type": "object", "required": []any{"table"}, "properties": map[string]any{
 			"table": map[string]any{"type": "string"}, "rows": map[string]any{"type": "integer"},
 		}},
-		Defaults: state.Object{"rows": 1_000_000, "o": map[string]any{"x": "X", "y": "Y"}},
+		Defaults: state.Object{"rows": json.Number("1000000"), "o": map[string]any{"x": "X", "y": "Y"}},
 		Env:      state.EnvList{{Name: "T", Value: "1"}, {Name: "FLOTILLA_RUN_ID", Value: "x"}},
 	}
 }
