@@ -6,7 +6,7 @@ import (
 )
 
 // MalformedInput says that a request cannot be served as it was sent. The HTTP
-// API answers 400 with its text, so the text is a sentence for the caller.
+// API returns 400 with its text, so the text is a sentence for the caller.
 type MalformedInput struct{ Message string }
 
 func (e MalformedInput) Error() string { return e.Message }

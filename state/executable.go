@@ -82,7 +82,7 @@ const TemplatePayloadKey = "template_payload"
 type TemplateExecutionRequest struct {
 	*ExecutionRequestCommon
 	TemplatePayload Object
-	// DryRun builds the run and answers it, and stores nothing.
+	// DryRun builds the run and returns it, and stores nothing.
 	DryRun bool
 }
 

@@ -48,7 +48,7 @@ type seen struct {
 	Guard   pq.StringArray `db:"guard"`
 }
 
-// MoveRun moves a run to the status `to` and records u. It answers false, and
+// MoveRun moves a run to the status `to` and records u. It returns false, and
 // changes nothing, where the life of a run does not allow the move (see
 // legalMoves) or the run is at another attempt. The status reason becomes
 // u's, or none.
@@ -65,7 +65,7 @@ const annotateRunSQL = `UPDATE task SET
 
 // AnnotateRun records details of a run and leaves its status, its end and its
 // exit code as they are; an exit reason is added only where none was. It
-// answers false where the run is at another attempt, or gone.
+// returns false where the run is at another attempt, or gone.
 func (m *Manager) AnnotateRun(ctx context.Context, runID string, attempt int64, u RunUpdate) (bool, error) {
 	return m.hitsOne(ctx, annotateRunSQL, seen{RunUpdate: u, RunID: runID, Attempt: attempt})
 }
@@ -92,7 +92,7 @@ type stop struct {
 }
 
 // StopRun stops a run on a user's behalf, with exit code 1 and the given
-// reason, whatever it is doing. It answers the row as it is now, and whether
+// reason, whatever it is doing. It returns the row as it is now, and whether
 // this call stopped it. MissingResource where there is no such run.
 func (m *Manager) StopRun(ctx context.Context, runID, reason string) (Run, bool, error) {
 	return m.moved(ctx, stopRunSQL+` RETURNING `+runColumns, runID, stop{
@@ -101,7 +101,7 @@ func (m *Manager) StopRun(ctx context.Context, runID, reason string) (Run, bool,
 }
 
 // RejectRun stops a run that its cluster can never execute; the worker must
-// hold its claim. It answers false where it does not.
+// hold its claim. It returns false where it does not.
 func (m *Manager) RejectRun(ctx context.Context, runID, worker, reason string) (bool, error) {
 	return m.hitsOne(ctx, stopRunSQL+` AND claimed_by = :worker`, stop{
 		RunID: runID, Worker: worker, Reason: reason,

@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// ListDefinitions answers a page of definitions, with ports and tags, in one
+// ListDefinitions returns a page of definitions, with ports and tags, in one
 // query, and how many there are.
 func (m *Manager) ListDefinitions(ctx context.Context, o ListOptions) (DefinitionList, error) {
 	var rows []definitionRow
@@ -26,7 +26,7 @@ const latestTemplates = `(
 	SELECT DISTINCT ON (template_name) * FROM template ORDER BY template_name, version DESC
 ) AS template`
 
-// ListTemplates answers a page of templates and how many there are.
+// ListTemplates returns a page of templates and how many there are.
 func (m *Manager) ListTemplates(ctx context.Context, o ListOptions) (TemplateList, error) {
 	source := "template"
 	if o.LatestOnly {
@@ -81,13 +81,13 @@ ORDER BY group_name LIMIT $2 OFFSET $3`
 	listTagsSQL  = `SELECT DISTINCT tag_id FROM task_def_tags WHERE tag_id <> '' AND tag_id LIKE $1 ORDER BY tag_id LIMIT $2 OFFSET $3`
 )
 
-// ListGroups answers a page of the group names of definitions that contain
+// ListGroups returns a page of the group names of definitions that contain
 // name.
 func (m *Manager) ListGroups(ctx context.Context, limit, offset int, name string) (NameList, error) {
 	return m.listNames(ctx, nameQuery{countGroupsSQL, listGroupsSQL}, ListOptions{Limit: limit, Offset: offset}, name)
 }
 
-// ListTags answers a page of the tags of definitions that contain name.
+// ListTags returns a page of the tags of definitions that contain name.
 func (m *Manager) ListTags(ctx context.Context, limit, offset int, name string) (NameList, error) {
 	return m.listNames(ctx, nameQuery{countTagsSQL, listTagsSQL}, ListOptions{Limit: limit, Offset: offset}, name)
 }

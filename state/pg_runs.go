@@ -62,7 +62,7 @@ const lockKeySQL = `SELECT pg_advisory_xact_lock(hashtextextended($1, 20180503))
 var ErrDefinitionChanged = errors.New("state: the definition was changed")
 
 // CreateRun stores a run as QUEUED, which also queues it: there is no second
-// store. It answers the run as stored, and true; where an earlier run stands
+// store. It returns the run as stored, and true; where an earlier run stands
 // for the same idempotence key, that run and false. ErrDefinitionChanged where
 // the run's definition has another version than DefinitionVersion says, or is
 // gone; MissingResource where it is gone and no version was said.
@@ -160,7 +160,7 @@ const listChildRunsSQL = `SELECT run_id FROM task
 	WHERE env @> CAST($1 AS jsonb)
 	ORDER BY queued_at, run_id`
 
-// ListChildRuns gives the ids of the runs that name parentID as their parent
+// ListChildRuns returns the ids of the runs that name parentID as their parent
 // in their environment, oldest first.
 func (m *Manager) ListChildRuns(ctx context.Context, parentID string) ([]string, error) {
 	var ids []string

@@ -88,7 +88,7 @@ ON CONFLICT (template_name, version) DO NOTHING`
 // version to another; each loss is another's success.
 const templateAttempts = 100
 
-// CreateTemplate stores t as the next version of its name and answers it as
+// CreateTemplate stores t as the next version of its name and returns it as
 // stored. Where the latest version differs in nothing but id and version, that
 // one is answered, and false. Memory and CPU must be set.
 func (m *Manager) CreateTemplate(ctx context.Context, t Template) (Template, bool, error) {
