@@ -36,7 +36,7 @@ type ClusterService struct {
 	known *cache[[]state.Cluster]
 }
 
-// NewClusterService makes the service.
+// NewClusterService returns the service.
 func NewClusterService(c ClusterConfig) (*ClusterService, error) {
 	if c.Store == nil || c.Logger == nil || c.Clock == nil {
 		return nil, errors.New("services: clusters need a store, a logger and a clock")
@@ -52,7 +52,7 @@ func NewClusterService(c ClusterConfig) (*ClusterService, error) {
 	return &ClusterService{c: c, known: newCache[[]state.Cluster](c.Clock, 1, 0)}, nil
 }
 
-// List is every cluster: those of the configuration that have no row of their
+// List returns every cluster: those of the configuration that have no row of their
 // own, then the rows by id. A row says more (status, tiers), so it counts.
 func (s *ClusterService) List(ctx context.Context) ([]state.Cluster, error) {
 	rows, err := s.c.Store.ListClusters(ctx)
@@ -68,8 +68,7 @@ func (s *ClusterService) List(ctx context.Context) ([]state.Cluster, error) {
 	return append(all, rows...), nil
 }
 
-// Get is one cluster; state.MissingResource where there is none, and for an id
-// that is no number.
+// Get returns a cluster; state.MissingResource if there is none, and for an id that is no number.
 func (s *ClusterService) Get(ctx context.Context, id string) (state.Cluster, error) {
 	if c, ok := s.configured(id); ok {
 		return c, nil
@@ -153,8 +152,7 @@ func (s *ClusterService) Delete(ctx context.Context, id string) error {
 	return nil
 }
 
-// Known are the clusters by name, at most 10 s old; of rows with one name the
-// lowest id counts.
+// Known returns the clusters by name, at most 10 s old; of rows with one name the lowest id counts.
 func (s *ClusterService) Known(ctx context.Context) ([]state.Cluster, error) {
 	all, err := s.known.get(ctx, "", cacheAge, s.List)
 	return firstOfName(all), err
@@ -163,8 +161,8 @@ func (s *ClusterService) Known(ctx context.Context) ([]state.Cluster, error) {
 // missAge is how old the cached list may be when it does not have a name.
 const missAge = time.Second
 
-// Find is the cluster of a name. A cluster that another server has just
-// stored is found too: a miss reads again, once a second at most.
+// Find returns the cluster of a name. A cluster that another server has just stored is found too: a miss reads again, once
+// a second at most.
 func (s *ClusterService) Find(ctx context.Context, name string) (state.Cluster, bool, error) {
 	for _, age := range []time.Duration{cacheAge, missAge} {
 		all, err := s.known.get(ctx, "", age, s.List)

@@ -33,7 +33,7 @@ type DefinitionConfig struct {
 // DefinitionService keeps definitions (rest-api.md, Definition).
 type DefinitionService struct{ c DefinitionConfig }
 
-// NewDefinitionService makes the service.
+// NewDefinitionService returns the service.
 func NewDefinitionService(c DefinitionConfig) (*DefinitionService, error) {
 	if c.Store == nil || c.Logger == nil {
 		return nil, errors.New("services: definitions need a store and a logger")
@@ -41,28 +41,27 @@ func NewDefinitionService(c DefinitionConfig) (*DefinitionService, error) {
 	return &DefinitionService{c}, nil
 }
 
-// List is a page of definitions.
+// List returns a page of definitions.
 func (s *DefinitionService) List(ctx context.Context, o state.ListOptions) (state.DefinitionList, error) {
 	return s.c.Store.ListDefinitions(ctx, o)
 }
 
-// Get is one definition; state.MissingResource where there is none.
+// Get returns a definition; state.MissingResource if there is none.
 func (s *DefinitionService) Get(ctx context.Context, id string) (state.Definition, error) {
 	return s.c.Store.GetDefinition(ctx, id)
 }
 
-// GetByAlias is the definition of an alias; state.MissingResource where there
-// is none.
+// GetByAlias returns the definition of an alias; state.MissingResource if there is none.
 func (s *DefinitionService) GetByAlias(ctx context.Context, alias string) (state.Definition, error) {
 	return s.c.Store.GetDefinitionByAlias(ctx, alias)
 }
 
-// Groups are the group names that contain name.
+// Groups returns the group names that contain name.
 func (s *DefinitionService) Groups(ctx context.Context, limit, offset int, name string) (state.NameList, error) {
 	return s.c.Store.ListGroups(ctx, limit, offset, name)
 }
 
-// Tags are the tags that contain name.
+// Tags returns the tags that contain name.
 func (s *DefinitionService) Tags(ctx context.Context, limit, offset int, name string) (state.NameList, error) {
 	return s.c.Store.ListTags(ctx, limit, offset, name)
 }
@@ -138,13 +137,13 @@ func (f *faults) definition(d state.Definition) {
 	f.tags(d.Tags)
 }
 
-// named is a field and whether it lacks.
+// named is a field and whether it is missing.
 type named struct {
 	field   string
 	missing bool
 }
 
-// missingOf lists the fields that lack, in words; empty where none does.
+// missingOf returns the missing fields in words, empty if there are none.
 func missingOf(fields ...named) string {
 	var names []string
 	for _, f := range fields {
@@ -159,7 +158,7 @@ func missingOf(fields ...named) string {
 	return strings.Join(names[:last], ", ") + " and " + names[last]
 }
 
-// present is the text, nil where it is empty.
+// present returns the text, nil if it is empty.
 func present(text *string) *string {
 	if text == nil || *text == "" {
 		return nil

@@ -1,3 +1,8 @@
+// Package services holds what the product does: it checks requests, decides what a run is made of (command, identity,
+// place, lifecycle), and reads runs, logs, definitions, templates, clusters and workers.
+//
+// It knows neither HTTP (package flotilla) nor SQL (package state), and it executes nothing (package execution): the
+// submit worker picks up a run that was stored.
 package services
 
 import (

@@ -40,7 +40,7 @@ type TemplateConfig struct {
 // TemplateService keeps and executes templates (rest-api.md, Template).
 type TemplateService struct{ c TemplateConfig }
 
-// NewTemplateService makes the service.
+// NewTemplateService returns the service.
 func NewTemplateService(c TemplateConfig) (*TemplateService, error) {
 	if c.Store == nil || c.Execution == nil || c.Logger == nil {
 		return nil, errors.New("services: templates need a store, an execution service and a logger")
@@ -48,12 +48,12 @@ func NewTemplateService(c TemplateConfig) (*TemplateService, error) {
 	return &TemplateService{c}, nil
 }
 
-// List is a page of templates.
+// List returns a page of templates.
 func (s *TemplateService) List(ctx context.Context, o state.ListOptions) (state.TemplateList, error) {
 	return s.c.Store.ListTemplates(ctx, o)
 }
 
-// Get is one template; state.MissingResource where there is none.
+// Get returns a template; state.MissingResource if there is none.
 func (s *TemplateService) Get(ctx context.Context, id string) (state.Template, error) {
 	return s.c.Store.GetTemplate(ctx, id)
 }
@@ -116,7 +116,7 @@ func (s *TemplateService) ExecuteVersion(ctx context.Context, name, version stri
 	return s.execute(ctx, t, req)
 }
 
-// parseVersion is the number of a version, nil for the latest.
+// parseVersion returns the number of a version, nil for the latest.
 func parseVersion(name, version string) (*int64, error) {
 	number, err := strconv.ParseInt(version, 10, 64)
 	switch {
@@ -164,8 +164,7 @@ func (t filledTemplate) GetExecutableCommand(state.ExecutionRequest) (string, er
 	return command, nil
 }
 
-// History is a page of the runs of a template; state.MissingResource where
-// there is no such template.
+// History returns a page of the runs of a template; state.MissingResource if there is no such template.
 func (s *TemplateService) History(ctx context.Context, id string, o state.ListOptions) (state.RunList, error) {
 	if _, err := s.c.Store.GetTemplate(ctx, id); err != nil {
 		return state.RunList{}, err
@@ -173,8 +172,8 @@ func (s *TemplateService) History(ctx context.Context, id string, o state.ListOp
 	return s.c.Execution.List(ctx, filtered(o, filterExecutable, id))
 }
 
-// HistoryByName is a page of the runs of all versions of a template, and the
-// ids of these versions; state.MissingResource where no template has that name.
+// HistoryByName returns a page of the runs of all versions of a template, and the ids of these versions;
+// state.MissingResource if no template has that name.
 func (s *TemplateService) HistoryByName(ctx context.Context, name string, o state.ListOptions) (state.RunList, []string, error) {
 	versions, err := s.c.Store.ListTemplates(ctx, state.ListOptions{
 		Limit: maxVersions, Filters: map[string][]string{"template_name": {name}},

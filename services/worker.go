@@ -25,11 +25,11 @@ type WorkerConfig struct {
 	Logger *slog.Logger
 }
 
-// WorkerService says how many workers of each type a server runs (rest-api.md,
-// Worker). It answers for engine eks and sets all engines.
+// WorkerService reads and sets how many workers of each type a server runs (rest-api.md, Worker). It reads those of
+// engine eks and sets those of all engines.
 type WorkerService struct{ c WorkerConfig }
 
-// NewWorkerService makes the service.
+// NewWorkerService returns the service.
 func NewWorkerService(c WorkerConfig) (*WorkerService, error) {
 	if c.Store == nil || c.Logger == nil {
 		return nil, errors.New("services: workers need a store and a logger")
@@ -37,8 +37,7 @@ func NewWorkerService(c WorkerConfig) (*WorkerService, error) {
 	return &WorkerService{c}, nil
 }
 
-// List is one worker per type. Existing tables may hold further types, which
-// mean nothing here.
+// List returns one worker per type. Existing tables may hold further types, which are ignored.
 func (s *WorkerService) List(ctx context.Context) ([]state.Worker, error) {
 	list, err := s.c.Store.ListWorkers(ctx, state.EKSEngine)
 	return slices.DeleteFunc(list, func(w state.Worker) bool {
@@ -46,8 +45,7 @@ func (s *WorkerService) List(ctx context.Context) ([]state.Worker, error) {
 	}), err
 }
 
-// Get is the worker of a type; state.MalformedInput where there is no such
-// type.
+// Get returns the worker of a type; state.MalformedInput if there is no such type.
 func (s *WorkerService) Get(ctx context.Context, t state.WorkerType) (state.Worker, error) {
 	if err := checkWorker(state.Worker{WorkerType: t}); err != nil {
 		return state.Worker{}, err
@@ -63,8 +61,7 @@ func (s *WorkerService) Update(ctx context.Context, t state.WorkerType, count in
 	return s.c.Store.GetWorker(ctx, state.EKSEngine, t)
 }
 
-// UpdateAll sets the counts of several types, all or none of them, and
-// answers the workers of all types.
+// UpdateAll sets the counts of several types, all or none of them, and returns the workers of all types.
 func (s *WorkerService) UpdateAll(ctx context.Context, workers []state.Worker) ([]state.Worker, error) {
 	seen := map[state.WorkerType]bool{}
 	for _, w := range workers {
@@ -96,7 +93,7 @@ func checkWorker(w state.Worker) error {
 	return f.err()
 }
 
-// listed writes the words that a field may hold.
+// listed returns the words that a field may hold, as a sentence has them.
 func listed[T ~string](words []T) string {
 	out := ""
 	for i, word := range words {
