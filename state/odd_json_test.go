@@ -90,7 +90,7 @@ func TestOddJSONFailsNothing(t *testing.T) {
 	require.Len(t, events, 3)
 	assert.Nil(t, events[0].Timestamp)
 	assert.Equal(t, "1", events[0].EventType)
-	assert.Nil(t, s.get(t, "QUEUED-spark_extension-1").SparkExtension)
+	assert.Equal(t, &state.SparkExtension{}, s.get(t, "QUEUED-spark_extension-1").SparkExtension)
 
 	line := `run_id=QUEUED-env-8 column=env`
 	assert.Equal(t, 1, strings.Count(logs.String(), line), "once, however often it is read")

@@ -140,5 +140,8 @@ func (m *Manager) runOf(ctx context.Context, row *runRow) Run {
 				"run_id", r.RunID, "column", c.column)
 		}
 	}
+	if r.SparkExtension == nil {
+		r.SparkExtension = &SparkExtension{}
+	}
 	return *r
 }
