@@ -4,7 +4,6 @@ import (
 	"maps"
 	"net/http"
 	"slices"
-	"time"
 
 	"github.com/stitchfix/flotilla-os/api"
 	"github.com/stitchfix/flotilla-os/state"
@@ -58,31 +57,6 @@ func (e *endpoints) deleteCluster(w http.ResponseWriter, r *http.Request) error 
 	return writeJSON(w, api.Deleted{Deleted: true})
 }
 
-func clusterAnswer(c *state.Cluster) api.Cluster {
-	return api.Cluster{
-		ID: c.ID, Name: c.Name, ClusterVersion: c.ClusterVersion, Status: string(c.Status), StatusReason: c.StatusReason,
-		StatusSince: utc(c.StatusSince), AllowedTiers: present(c.AllowedTiers), Capabilities: present(c.Capabilities),
-		UpdatedAt: utc(c.UpdatedAt), Namespace: c.Namespace, Region: c.Region,
-		EMRVirtualCluster: c.EMRVirtualCluster, SparkServerURI: c.SparkServerURI,
-	}
-}
-
-func clusterOf(c api.ClusterRequest) state.Cluster {
-	return state.Cluster{
-		Name: c.Name, ClusterVersion: c.ClusterVersion, Status: state.ClusterStatus(c.Status), StatusReason: c.StatusReason,
-		AllowedTiers: c.AllowedTiers, Capabilities: c.Capabilities, Namespace: c.Namespace, Region: c.Region,
-		EMRVirtualCluster: c.EMRVirtualCluster, SparkServerURI: c.SparkServerURI,
-	}
-}
-
-// utc returns t in UTC, as every time of an answer is.
-func utc(t *time.Time) *time.Time {
-	if t == nil {
-		return nil
-	}
-	return new(t.UTC())
-}
-
 func (e *endpoints) listWorkers(w http.ResponseWriter, r *http.Request) error {
 	list, err := e.workers.List(r.Context())
 	return writeWorkers(w, list, err)
@@ -134,8 +108,4 @@ func writeWorkers(w http.ResponseWriter, list []state.Worker, err error) error {
 		return err
 	}
 	return writeJSON(w, api.WorkerList{Total: len(list), Workers: mapped(list, workerAnswer)})
-}
-
-func workerAnswer(w *state.Worker) api.Worker {
-	return api.Worker{WorkerType: string(w.WorkerType), CountPerInstance: w.CountPerInstance, Engine: w.Engine}
 }

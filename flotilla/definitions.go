@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/http"
 	"slices"
-	"strings"
 
 	"github.com/stitchfix/flotilla-os/api"
 	"github.com/stitchfix/flotilla-os/state"
@@ -73,64 +72,6 @@ func writeDefinition(w http.ResponseWriter, d state.Definition, err error) error
 		return err
 	}
 	return writeJSON(w, definitionAnswer(&d))
-}
-
-func definitionAnswer(d *state.Definition) api.Definition {
-	return api.Definition{
-		DefinitionID: d.DefinitionID, GroupName: d.GroupName, Alias: d.Alias, Command: valueOf(d.Command), TaskType: d.TaskType,
-		RequiresDocker: d.RequiresDocker, TargetCluster: valueOf(d.TargetCluster), Image: d.Image,
-		Memory: d.Memory, CPU: d.CPU, GPU: d.GPU, EphemeralStorage: d.EphemeralStorage, Env: envAnswer(d.Env),
-		AdaptiveResourceAllocation: new(d.AdaptiveResourceAllocation == nil || *d.AdaptiveResourceAllocation),
-		Ports:                      d.Ports, Tags: d.Tags,
-	}
-}
-
-func definitionOf(d api.Definition) state.Definition {
-	return state.Definition{
-		GroupName: d.GroupName, Alias: d.Alias, Command: given(d.Command), TaskType: d.TaskType,
-		RequiresDocker: d.RequiresDocker, TargetCluster: given(d.TargetCluster), Image: d.Image,
-		Memory: d.Memory, CPU: d.CPU, GPU: d.GPU, EphemeralStorage: d.EphemeralStorage, Env: envOf(d.Env),
-		AdaptiveResourceAllocation: d.AdaptiveResourceAllocation, Ports: d.Ports, Tags: tagsOf(d.Tags),
-	}
-}
-
-// tagsOf drops empty tags: old databases hold them, and clients write back
-// what they read.
-func tagsOf(tags []string) []string {
-	return slices.DeleteFunc(slices.Clone(tags), func(tag string) bool { return strings.TrimSpace(tag) == "" })
-}
-
-func envAnswer(env state.EnvList) []api.EnvVar {
-	return mapped(env, func(v *state.EnvVar) api.EnvVar { return api.EnvVar(*v) })
-}
-
-func envOf(env []api.EnvVar) state.EnvList {
-	return mapped(env, func(v *api.EnvVar) state.EnvVar { return state.EnvVar(*v) })
-}
-
-// mapped converts a list; the result is never nil, so it is written as [].
-func mapped[From, To any](list []From, convert func(*From) To) []To {
-	out := make([]To, len(list))
-	for i := range list {
-		out[i] = convert(&list[i])
-	}
-	return out
-}
-
-// valueOf returns what p points to, or zero.
-func valueOf[T any](p *T) (v T) {
-	if p != nil {
-		v = *p
-	}
-	return v
-}
-
-// given returns nil for an empty text: clients send both for "not given".
-func given(text string) *string {
-	if text == "" {
-		return nil
-	}
-	return &text
 }
 
 func (e *endpoints) listGroups(w http.ResponseWriter, r *http.Request) error {

@@ -42,9 +42,11 @@ func (e *endpoints) executeV1(w http.ResponseWriter, r *http.Request) error {
 	if err := readTaken(w, r, &body); err != nil {
 		return err
 	}
-	return e.createRun(w, r, &state.ExecutionRequestCommon{
+	common := &state.ExecutionRequestCommon{
 		ClusterName: body.Cluster, OwnerID: ownerV1, Env: envOf(body.Env), Engine: new(state.EKSEngine), Tier: body.Tier,
-	})
+	}
+	created, err := e.executions.Create(r.Context(), definitionRef(r), &state.DefinitionExecutionRequest{ExecutionRequestCommon: common})
+	return writeCreated(w, created, err)
 }
 
 func (e *endpoints) executeV2(w http.ResponseWriter, r *http.Request) error {
@@ -59,12 +61,14 @@ func (e *endpoints) executeV2(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return e.createRun(w, r, common)
+	created, err := e.executions.Create(r.Context(), definitionRef(r), &state.DefinitionExecutionRequest{ExecutionRequestCommon: common})
+	return writeCreated(w, created, err)
 }
 
 // execute serves v4 and v6, and execute by alias.
 func (e *endpoints) execute(w http.ResponseWriter, r *http.Request) error {
 	var body api.Launch
+	ref := definitionRef(r)
 	if _, err := readJSON(w, r, &body); err != nil {
 		return err
 	}
@@ -75,17 +79,7 @@ func (e *endpoints) execute(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return e.createRun(w, r, common)
-}
-
-// createRun creates a run of the definition that the path names by id or alias.
-func (e *endpoints) createRun(w http.ResponseWriter, r *http.Request, common *state.ExecutionRequestCommon) error {
-	request := &state.DefinitionExecutionRequest{ExecutionRequestCommon: common}
-	if alias := pathParam(r, "alias"); alias != "" {
-		created, err := e.executions.CreateByAlias(r.Context(), alias, request)
-		return writeCreated(w, created, err)
-	}
-	created, err := e.executions.CreateByDefinitionID(r.Context(), pathParam(r, "definition_id"), request)
+	created, err := e.executions.Create(r.Context(), ref, &state.DefinitionExecutionRequest{ExecutionRequestCommon: common})
 	return writeCreated(w, created, err)
 }
 
@@ -126,30 +120,6 @@ func readTemplateLaunch(w http.ResponseWriter, r *http.Request) (*state.Template
 	return &state.TemplateExecutionRequest{
 		ExecutionRequestCommon: common, TemplatePayload: body.TemplatePayload, DryRun: body.DryRun,
 	}, nil
-}
-
-// executionRequest converts what launch and template requests share.
-func executionRequest(b api.LaunchFields, owner string) (*state.ExecutionRequestCommon, error) {
-	spark, err := sparkOf(b.SparkExtension)
-	if err != nil {
-		return nil, err
-	}
-	return &state.ExecutionRequestCommon{
-		ClusterName: b.Cluster, OwnerID: owner, Env: envOf(b.Env), Command: b.Command,
-		Memory: b.Memory, CPU: b.CPU, GPU: b.GPU, EphemeralStorage: b.EphemeralStorage,
-		Engine: b.Engine, NodeLifecycle: given(b.NodeLifecycle), ActiveDeadlineSeconds: b.ActiveDeadlineSeconds,
-		SparkExtension: spark, Description: b.Description, CommandHash: b.CommandHash, IdempotenceKey: b.IdempotenceKey,
-		Arch: b.Arch, Labels: b.Labels, ServiceAccount: b.ServiceAccount, Tier: b.Tier,
-	}, nil
-}
-
-func sparkOf(raw api.SparkExtension) (*state.SparkExtension, error) {
-	if len(raw) == 0 {
-		return nil, nil
-	}
-	var spark *state.SparkExtension
-	err := decodeInto(raw, &spark, "spark_extension")
-	return spark, err
 }
 
 // writeCreated writes a run that was created, with its warnings as headers.

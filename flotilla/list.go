@@ -5,7 +5,6 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -135,12 +134,4 @@ func writeList(w http.ResponseWriter, name string, items any, page api.Page, opt
 	members[paramSortBy], members[paramOrder] = opts.SortBy, opts.Order
 	members["env_filters"] = env
 	return writeJSON(w, members)
-}
-
-// present returns items, or an empty list for nil.
-func present[T any](items []T) []T {
-	if items == nil {
-		return []T{}
-	}
-	return slices.Clip(items)
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"github.com/stitchfix/flotilla-os/services"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -412,4 +413,9 @@ func pathParam(r *http.Request, name string) string {
 	// The escapes are valid: net/http has parsed the same path before.
 	value, _ := url.PathUnescape(chi.URLParam(r, name))
 	return value
+}
+
+// definitionRef returns the definition that the path names by id or alias.
+func definitionRef(r *http.Request) services.DefinitionRef {
+	return services.DefinitionRef{ID: pathParam(r, "definition_id"), Alias: pathParam(r, "alias")}
 }

@@ -1,10 +1,7 @@
 package flotilla
 
 import (
-	"encoding/json"
 	"net/http"
-	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -142,95 +139,4 @@ func (e *endpoints) reportRunStatus(w http.ResponseWriter, r *http.Request) erro
 		return err
 	}
 	return writeJSON(w, api.Updated{Updated: true})
-}
-
-func runAnswer(r *state.Run) api.Run {
-	return api.Run{
-		RunID: r.RunID, DefinitionID: r.DefinitionID, Alias: r.Alias, Image: r.Image, Cluster: r.ClusterName,
-		ExitCode: r.ExitCode, ExitReason: valueOf(r.ExitReason), Status: api.Status(r.Status), StatusReason: valueOf(r.StatusReason),
-		QueuedAt: utc(r.QueuedAt), StartedAt: utc(r.StartedAt), FinishedAt: utc(r.FinishedAt),
-		Instance: api.Instance{InstanceID: r.InstanceID, DNSName: r.InstanceDNS}, GroupName: r.GroupName, User: r.User,
-		TaskType: r.TaskType, Env: envAnswer(r.Env), Command: valueOf(r.Command), CommandHash: valueOf(r.CommandHash),
-		Memory: r.Memory, MemoryLimit: r.MemoryLimit, CPU: r.CPU, CPULimit: r.CPULimit, GPU: r.GPU,
-		Engine: r.Engine, NodeLifecycle: valueOf(r.NodeLifecycle), EphemeralStorage: r.EphemeralStorage,
-		PodName: valueOf(r.PodName), Namespace: valueOf(r.Namespace), MaxMemoryUsed: r.MaxMemoryUsed, MaxCPUUsed: r.MaxCPUUsed,
-		PodEvents: mapped(r.PodEvents, eventAnswer), CloudTrail: cloudTrailAnswer(r.CloudTrail),
-		ExecutableID: valueOf(r.ExecutableID), ExecutableType: string(r.ExecutableType), RequestCustom: r.RequestCustom,
-		AttemptCount:  r.AttemptCount,
-		SpawnedRuns:   mapped(r.SpawnedRuns, func(s *state.SpawnedRun) api.SpawnedRun { return api.SpawnedRun(*s) }),
-		RunExceptions: r.RunExceptions, ActiveDeadlineSeconds: r.ActiveDeadlineSeconds, SparkExtension: sparkAnswer(r),
-		MetricsURI: valueOf(r.MetricsURI), Description: r.Description, IdempotenceKey: valueOf(r.IdempotenceKey),
-		Arch: valueOf(r.Arch), Labels: r.Labels, RequiresDocker: r.RequiresDocker, ServiceAccount: valueOf(r.ServiceAccount),
-		Tier: r.Tier,
-	}
-}
-
-func eventAnswer(e *state.PodEvent) api.PodEvent {
-	answer := api.PodEvent(*e)
-	answer.Timestamp = utc(e.Timestamp)
-	return answer
-}
-
-func cloudTrailAnswer(c state.CloudTrailNotifications) (answer api.CloudTrail) {
-	if c.Records == nil {
-		return answer
-	}
-	answer.Records = mapped(c.Records, func(r *state.CloudTrailRecord) api.CloudTrailRecord {
-		return api.CloudTrailRecord{UserIdentity: api.CloudTrailIdentity(r.UserIdentity), EventSource: r.EventSource, EventName: r.EventName}
-	})
-	return answer
-}
-
-// noSpark is the extension of runs that have none.
-var noSpark = api.SparkExtension(`{}`)
-
-// sparkAnswer returns the Spark extension of a run as it is shown: secrets
-// hidden, executors taken from the pod events, and the live page as history
-// page while the run has not stopped.
-func sparkAnswer(r *state.Run) api.SparkExtension {
-	if r.SparkExtension == nil {
-		return noSpark
-	}
-	shown := *r.SparkExtension
-	shown.HiveConf = slices.Clone(shown.HiveConf)
-	for i, conf := range shown.HiveConf {
-		if conf.Value != nil && strings.Contains(valueOf(conf.Name), "ConnectionPassword") {
-			shown.HiveConf[i].Value = new("****")
-		}
-	}
-	if executors := executorsOf(r.PodEvents); len(executors) > 0 {
-		shown.Executors = executors
-	}
-	if !r.Status.Final() && valueOf(shown.AppURI) != "" {
-		shown.HistoryURI = shown.AppURI
-	}
-	raw, err := json.Marshal(shown)
-	if err != nil {
-		return noSpark // It was read from JSON, so it can be written as JSON.
-	}
-	return raw
-}
-
-// executorPod finds the number of an executor in the name of its pod.
-var executorPod = regexp.MustCompile(`-exec-(\d+)$`)
-
-// executorsOf lists the executor pods that the events name, once each, in the
-// order of their numbers.
-func executorsOf(events state.PodEvents) []string {
-	number := map[string]int{}
-	var pods []string
-	for _, event := range events {
-		match := executorPod.FindStringSubmatch(event.SourceObject)
-		if _, seen := number[event.SourceObject]; seen || match == nil {
-			continue
-		}
-		n, err := strconv.Atoi(match[1])
-		if err != nil {
-			continue
-		}
-		number[event.SourceObject] = n
-		pods = append(pods, event.SourceObject)
-	}
-	slices.SortStableFunc(pods, func(a, b string) int { return number[a] - number[b] })
-	return pods
 }

@@ -22,8 +22,7 @@ type Definitions interface {
 
 // Executions makes, shows and stops runs.
 type Executions interface {
-	CreateByDefinitionID(ctx context.Context, id string, req *state.DefinitionExecutionRequest) (services.Created, error)
-	CreateByAlias(ctx context.Context, alias string, req *state.DefinitionExecutionRequest) (services.Created, error)
+	Create(ctx context.Context, ref services.DefinitionRef, req *state.DefinitionExecutionRequest) (services.Created, error)
 	List(ctx context.Context, opts state.ListOptions) (state.RunList, error)
 	ListForExecutable(ctx context.Context, id string, opts state.ListOptions) (state.RunList, error)
 	Get(ctx context.Context, runID string) (state.Run, error)

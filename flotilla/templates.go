@@ -47,19 +47,3 @@ func (e *endpoints) createTemplate(w http.ResponseWriter, r *http.Request) error
 	}
 	return writeJSON(w, api.TemplateCreated{DidCreate: created, Template: templateAnswer(&template)})
 }
-
-func templateAnswer(t *state.Template) api.Template {
-	return api.Template{
-		TemplateID: t.TemplateID, TemplateName: t.TemplateName, Version: t.Version, Schema: orEmpty(t.Schema),
-		CommandTemplate: t.CommandTemplate, Defaults: orEmpty(t.Defaults), AvatarURI: t.AvatarURI, Image: t.Image,
-		Memory: t.Memory, CPU: t.CPU, GPU: t.GPU, EphemeralStorage: t.EphemeralStorage, Env: envAnswer(t.Env),
-		AdaptiveResourceAllocation: t.AdaptiveResourceAllocation, Ports: t.Ports, Tags: t.Tags,
-	}
-}
-
-func orEmpty(o state.Object) map[string]any {
-	if o == nil {
-		return map[string]any{}
-	}
-	return o
-}

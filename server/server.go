@@ -152,7 +152,7 @@ func New(ctx context.Context, c Config) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	engines, err := engine.NewClusters(engine.ClustersConfig{Known: clusters.Known, Open: opener.open, Logger: s.logger})
+	engines, err := engine.NewClusters(engine.ClustersConfig{Known: func(ctx context.Context) ([]state.Cluster, error) { return clusters.Known(ctx) }, Open: opener.open, Logger: s.logger})
 	if err != nil {
 		return nil, err
 	}

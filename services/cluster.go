@@ -152,30 +152,26 @@ func (s *ClusterService) Delete(ctx context.Context, id string) error {
 	return nil
 }
 
-// Known returns the clusters by name, at most 10 s old; of rows with one name the lowest id counts.
-func (s *ClusterService) Known(ctx context.Context) ([]state.Cluster, error) {
-	all, err := s.known.get(ctx, "", cacheAge, s.List)
-	return firstOfName(all), err
-}
-
-// missAge is how old the cached list may be when it does not have a name.
+// missAge is how old the cached list may be if it lacks a name.
 const missAge = time.Second
 
-// Find returns the cluster of a name. A cluster that another server has just stored is found too: a miss reads again, once
-// a second at most.
-func (s *ClusterService) Find(ctx context.Context, name string) (state.Cluster, bool, error) {
+// Known returns the clusters by name, at most 10 s old. Of rows with one name the lowest id counts. If the list lacks
+// one of the names, which another server may just have stored, it is read again, once a second at most.
+func (s *ClusterService) Known(ctx context.Context, names ...string) (known []state.Cluster, err error) {
 	for _, age := range []time.Duration{cacheAge, missAge} {
 		all, err := s.known.get(ctx, "", age, s.List)
 		if err != nil {
-			return state.Cluster{}, false, err
+			return nil, err
 		}
-		for _, c := range firstOfName(all) {
-			if c.Name == name {
-				return c, true, nil
-			}
+		known = firstOfName(all)
+		missing := slices.ContainsFunc(names, func(name string) bool {
+			return name != "" && !slices.ContainsFunc(known, func(c state.Cluster) bool { return c.Name == name })
+		})
+		if !missing {
+			break
 		}
 	}
-	return state.Cluster{}, false, nil
+	return known, nil
 }
 
 func (s *ClusterService) configured(id string) (state.Cluster, bool) {

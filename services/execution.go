@@ -50,10 +50,9 @@ type ExecutionStore interface {
 	ReattemptRate(ctx context.Context) (float64, error)
 }
 
-// ClusterFinder knows the clusters.
+// ClusterFinder knows the clusters, see ClusterService.Known.
 type ClusterFinder interface {
-	Known(ctx context.Context) ([]state.Cluster, error)
-	Find(ctx context.Context, name string) (state.Cluster, bool, error)
+	Known(ctx context.Context, names ...string) ([]state.Cluster, error)
 }
 
 // EngineRegistry finds the engine of a cluster; engine.NotNow if the cluster has none at present.
@@ -144,24 +143,21 @@ type Created struct {
 	New bool
 }
 
-// CreateByDefinitionID queues a run of a definition. Errors: state.MalformedInput, state.MissingResource.
-func (s *ExecutionService) CreateByDefinitionID(ctx context.Context, id string, req *state.DefinitionExecutionRequest) (Created, error) {
-	return s.createOf(ctx, "id "+id, req, func(ctx context.Context) (state.Definition, error) {
-		return s.c.Store.GetDefinition(ctx, id)
-	})
-}
+// DefinitionRef names a definition by its alias, or by its id if the alias is empty.
+type DefinitionRef struct{ ID, Alias string }
 
-// CreateByAlias queues a run of the definition with an alias. Errors as of CreateByDefinitionID.
-func (s *ExecutionService) CreateByAlias(ctx context.Context, alias string, req *state.DefinitionExecutionRequest) (Created, error) {
-	return s.createOf(ctx, "alias "+alias, req, func(ctx context.Context) (state.Definition, error) {
-		return s.c.Store.GetDefinitionByAlias(ctx, alias)
-	})
-}
-
-// createOf queues a run of the definition that read returns. It takes the definition as it was up to cacheAge ago, and
-// has the INSERT check that it still is so, which saves reading it for every run. If it is not, or if the request does
-// not fit what it was, nothing has been stored and the definition is read.
-func (s *ExecutionService) createOf(ctx context.Context, key string, req *state.DefinitionExecutionRequest, read func(context.Context) (state.Definition, error)) (Created, error) {
+// Create queues a run of a definition. It takes the definition as it was up to cacheAge ago, and has the INSERT check
+// that it still is so, which saves reading it for every run. If it is not, or if the request does not fit what it was,
+// nothing has been stored and the definition is read. Errors: state.MalformedInput, state.MissingResource.
+func (s *ExecutionService) Create(ctx context.Context, ref DefinitionRef, req *state.DefinitionExecutionRequest) (Created, error) {
+	key := "id " + ref.ID
+	read := func(ctx context.Context) (state.Definition, error) { return s.c.Store.GetDefinition(ctx, ref.ID) }
+	if ref.Alias != "" {
+		key = "alias " + ref.Alias
+		read = func(ctx context.Context) (state.Definition, error) {
+			return s.c.Store.GetDefinitionByAlias(ctx, ref.Alias)
+		}
+	}
 	if d, err := s.definitions.get(ctx, key, cacheAge, read); err == nil {
 		created, err := s.create(ctx, d, req, d.Version, false)
 		if !errors.Is(err, state.ErrDefinitionChanged) && !errors.As(err, new(state.MalformedInput)) {
@@ -442,13 +438,29 @@ func (s *ExecutionService) history(ctx context.Context, from *cache[float64], ke
 // random active cluster of the run's tier, the definition's target cluster, and the configured defaults. The warnings
 // are about a cluster of the request that was ignored.
 func (s *ExecutionService) place(ctx context.Context, run *state.Run, executable state.Executable, req *state.ExecutionRequestCommon) ([]string, error) {
+	d, _ := definitionOf(executable)
+	target := ""
+	if d.TargetCluster != nil {
+		target = *d.TargetCluster
+	}
+	known, err := s.c.Clusters.Known(ctx, req.ClusterName, target)
+	if err != nil {
+		return nil, err
+	}
+	clusters := map[string]state.Cluster{}
+	var ofTier []string
+	for _, c := range known {
+		clusters[c.Name] = c
+		if c.Status == state.ClusterActive && slices.Contains(c.AllowedTiers, run.Tier) {
+			ofTier = append(ofTier, c.Name)
+		}
+	}
+
 	var warnings []string
 	if name := req.ClusterName; name != "" {
-		c, known, err := s.c.Clusters.Find(ctx, name)
+		c, known := clusters[name]
 		problem := ""
 		switch {
-		case err != nil:
-			return nil, err
 		case !known:
 			problem = fmt.Sprintf("cluster %q is not known", state.Shorten(name, maxSentence))
 		case c.Status == state.ClusterOffline, c.Status != state.ClusterActive && !req.ClusterRequired:
@@ -463,30 +475,14 @@ func (s *ExecutionService) place(ctx context.Context, run *state.Run, executable
 		warnings = []string{problem + " and was ignored"}
 		s.log.InfoContext(ctx, "cluster of the request ignored", "run_id", run.RunID, "reason", problem)
 	}
-
-	known, err := s.c.Clusters.Known(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var ofTier []string
-	for _, c := range known {
-		if c.Status == state.ClusterActive && slices.Contains(c.AllowedTiers, run.Tier) {
-			ofTier = append(ofTier, c.Name)
-		}
-	}
-	d, _ := definitionOf(executable)
 	switch {
 	case len(ofTier) > 0:
 		run.ClusterName = ofTier[s.pick(len(ofTier))]
-	case present(d.TargetCluster) != nil:
-		run.ClusterName = *d.TargetCluster
-		_, found, err := s.c.Clusters.Find(ctx, run.ClusterName)
-		if err != nil {
-			return nil, err
+	case target != "":
+		if _, known := clusters[target]; !known {
+			return nil, state.Malformedf("the definition's target_cluster %q is not known", target)
 		}
-		if !found {
-			return nil, state.Malformedf("the definition's target_cluster %q is not known", run.ClusterName)
-		}
+		run.ClusterName = target
 	case run.GPU != nil && s.c.GPUDefaultCluster != "":
 		run.ClusterName = s.c.GPUDefaultCluster
 	case s.c.DefaultCluster != "":
