@@ -1,8 +1,15 @@
 package state
 
 import (
+	"context"
+	"database/sql"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
+	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
 )
 
@@ -58,3 +65,198 @@ type ClusterUpdate struct {
 
 // Columns names the columns that an update sets.
 type Columns = pq.StringArray
+
+// clusterColumns are the columns of table cluster_state that make a Cluster;
+// the one list of them.
+const clusterColumns = `
+	CAST(cluster_state.id AS text) AS id,
+	cluster_state.name,
+	cluster_state.cluster_version,
+	cluster_state.status,
+	COALESCE(cluster_state.status_reason, '') AS status_reason,
+	cluster_state.status_since,
+	COALESCE(cluster_state.allowed_tiers, '{}') AS allowed_tiers,
+	COALESCE(cluster_state.capabilities, '{}') AS capabilities,
+	cluster_state.updated_at,
+	COALESCE(cluster_state.namespace, '') AS namespace,
+	cluster_state.region,
+	COALESCE(cluster_state.emr_virtual_cluster, '') AS emr_virtual_cluster,
+	COALESCE(cluster_state.spark_server_uri, '') AS spark_server_uri,
+	COALESCE(cluster_state.driver, 'kubernetes') AS driver`
+
+// Names are not unique in existing databases; of rows with one name that with
+// the lowest id counts.
+const listClustersSQL = `SELECT DISTINCT ON (cluster_state.name) ` + clusterColumns + ` FROM cluster_state
+ORDER BY cluster_state.name, cluster_state.id`
+
+// ListClusters reads the clusters of the table, one for each name, by name.
+func (m *Manager) ListClusters(ctx context.Context) ([]Cluster, error) {
+	clusters := []Cluster{}
+	err := m.db.SelectContext(ctx, &clusters, listClustersSQL)
+	return clusters, interpretError(err)
+}
+
+// GetCluster reads a cluster by its id, a decimal number.
+func (m *Manager) GetCluster(ctx context.Context, id string) (Cluster, error) {
+	number, err := clusterNumber(id)
+	if err != nil {
+		return Cluster{}, err
+	}
+	var c Cluster
+	err = m.db.GetContext(ctx, &c, `SELECT `+clusterColumns+` FROM cluster_state WHERE cluster_state.id = $1`, number)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Cluster{}, missingCluster(id)
+	}
+	return c, interpretError(err)
+}
+
+func missingCluster(id string) error { return Missingf("there is no cluster with the id %q", id) }
+
+// clusterNumber is the key of the table that id stands for.
+func clusterNumber(id string) (int64, error) {
+	number, err := strconv.ParseInt(id, 10, 64)
+	if err != nil {
+		return 0, missingCluster(id)
+	}
+	return number, nil
+}
+
+const insertClusterSQL = `
+INSERT INTO cluster_state (
+	name, cluster_version, status, status_reason, status_since, allowed_tiers, capabilities, updated_at, namespace,
+	region, emr_virtual_cluster, spark_server_uri, driver
+) VALUES (
+	:name, :cluster_version, :status, :status_reason, :updated_at, :allowed_tiers, :capabilities, :updated_at, :namespace,
+	:region, :emr_virtual_cluster, :spark_server_uri, NULLIF(:driver, '')
+)`
+
+// CreateCluster stores a cluster; its id is made here, and its times are now.
+// No status means active. A taken name is a ConflictingResource.
+func (m *Manager) CreateCluster(ctx context.Context, c Cluster) error {
+	if c.Status == "" {
+		c.Status = ClusterActive
+	}
+	c.UpdatedAt = new(m.clock())
+	c.AllowedTiers, c.Capabilities = orEmpty(c.AllowedTiers), orEmpty(c.Capabilities)
+	return m.transact(ctx, func(tx *sqlx.Tx) error {
+		if err := reserveClusterName(ctx, tx, c.Name, 0); err != nil {
+			return err
+		}
+		_, err := tx.NamedExecContext(ctx, insertClusterSQL, c)
+		return err
+	})
+}
+
+// orEmpty keeps nil out of columns that are NOT NULL.
+func orEmpty(a pq.StringArray) pq.StringArray {
+	if a == nil {
+		return pq.StringArray{}
+	}
+	return a
+}
+
+// reserveClusterName makes sure that no other row has the name, until the
+// transaction ends. There is no unique index to do it, because existing tables
+// hold duplicates.
+func reserveClusterName(ctx context.Context, tx *sqlx.Tx, name string, except int64) error {
+	if _, err := tx.ExecContext(ctx, `LOCK TABLE cluster_state IN SHARE ROW EXCLUSIVE MODE`); err != nil {
+		return err
+	}
+	var taken bool
+	err := tx.GetContext(ctx, &taken, `SELECT EXISTS (SELECT FROM cluster_state WHERE name = $1 AND id <> $2)`, name, except)
+	if err == nil && taken {
+		return Conflictingf("there already is a cluster with the name %q", name)
+	}
+	return err
+}
+
+// clusterSets assigns each column that an update may set. status_since is the
+// time of the last change, not that of the last update.
+var clusterSets = []string{
+	"name = :name", "cluster_version = :cluster_version",
+	"status = :status, status_since = CASE WHEN CAST(:status AS cluster_status) <> status THEN :updated_at ELSE status_since END",
+	"status_reason = :status_reason", "allowed_tiers = :allowed_tiers", "capabilities = :capabilities",
+	"namespace = :namespace", "region = :region", "emr_virtual_cluster = :emr_virtual_cluster",
+	"spark_server_uri = :spark_server_uri",
+}
+
+// UpdateCluster sets the fields that u names.
+func (m *Manager) UpdateCluster(ctx context.Context, id string, u ClusterUpdate) error {
+	number, err := clusterNumber(id)
+	if err != nil {
+		return err
+	}
+	u.ID, u.UpdatedAt = id, new(m.clock())
+	u.AllowedTiers, u.Capabilities = orEmpty(u.AllowedTiers), orEmpty(u.Capabilities)
+	text := `UPDATE cluster_state SET updated_at = :updated_at` + assignments(clusterSets, u.Set) + ` WHERE id = CAST(:id AS bigint)`
+	return m.transact(ctx, func(tx *sqlx.Tx) error {
+		if slices.Contains(u.Set, "name") {
+			if err := reserveClusterName(ctx, tx, u.Name, number); err != nil {
+				return err
+			}
+		}
+		result, err := tx.NamedExecContext(ctx, text, u)
+		if err != nil {
+			return err
+		}
+		return demandRow(result, missingCluster(id))
+	})
+}
+
+// DeleteCluster deletes a cluster of the table.
+func (m *Manager) DeleteCluster(ctx context.Context, id string) error {
+	number, err := clusterNumber(id)
+	if err != nil {
+		return err
+	}
+	result, err := m.db.ExecContext(ctx, `DELETE FROM cluster_state WHERE id = $1`, number)
+	if err != nil {
+		return interpretError(err)
+	}
+	return demandRow(result, missingCluster(id))
+}
+
+// Capability is something that Jobs may count on in a cluster. A cluster has
+// the ones that its row names, and those that its kind implies unless the row
+// names them with a leading "no-" (docs/kubernetes.md).
+type Capability string
+
+const (
+	// CapabilityCapacityType: nodes say by the label
+	// karpenter.sh/capacity-type whether they are spot or on-demand.
+	CapabilityCapacityType Capability = "capacity-type-affinity"
+	// CapabilityArch: nodes are chosen by the label kubernetes.io/arch.
+	CapabilityArch Capability = "arch-affinity"
+	// CapabilitySharedPool: teams share pools of nodes instead of having
+	// their own.
+	CapabilitySharedPool Capability = "shared-pool"
+	// CapabilityPoolSizing: a team's nodes are divided by the size of runs.
+	CapabilityPoolSizing Capability = "pool-sizing"
+)
+
+// withoutPrefix before a capability's name takes it away.
+const withoutPrefix = "no-"
+
+// Capabilities is a set of capabilities. The nil set is empty.
+type Capabilities map[Capability]bool
+
+// Has says whether the set holds a capability.
+func (c Capabilities) Has(capability Capability) bool { return c[capability] }
+
+// EffectiveCapabilities are those that the cluster's row names and the implied
+// ones, without those that the row takes away.
+func (c Cluster) EffectiveCapabilities(implied ...Capability) Capabilities {
+	set := Capabilities{}
+	for _, capability := range implied {
+		set[capability] = true
+	}
+	for _, named := range c.Capabilities {
+		set[Capability(strings.TrimSpace(named))] = true
+	}
+	for _, named := range c.Capabilities {
+		if gone, ok := strings.CutPrefix(strings.TrimSpace(named), withoutPrefix); ok {
+			delete(set, Capability(gone))
+		}
+	}
+	return set
+}

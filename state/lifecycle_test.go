@@ -1,6 +1,8 @@
 package state_test
 
 import (
+	"bytes"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -250,4 +252,110 @@ func TestListChildRunsFindsRunsByTheirEnvironment(t *testing.T) {
 	children, err := s.ListChildRuns(t.Context(), parent.RunID)
 	require.NoError(t, err)
 	assert.Equal(t, []string{first.RunID, second.RunID}, children)
+}
+
+func TestASelfReportMovesARunOnlyForward(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	for _, from := range state.Statuses {
+		for _, to := range state.Statuses {
+			r := s.run(t, from)
+			after, moved, err := s.SelfReportRun(t.Context(), r.RunID, state.SelfReport{Status: to})
+			require.NoError(t, err)
+			allowed := from.MayBecome(to) && to != state.StatusQueued
+			assert.Equal(t, allowed, moved, "%s reported of a %s run", to, from)
+			if allowed {
+				assert.Equal(t, to, after.Status)
+				assert.Equal(t, after.QueuedAt, after.StartedAt, "%s to %s", from, to)
+			} else {
+				assert.Equal(t, r, after, "%s to %s", from, to)
+			}
+			assert.Equal(t, allowed && to == state.StatusStopped, after.FinishedAt != nil, "%s to %s", from, to)
+			assert.Equal(t, after, s.get(t, r.RunID))
+		}
+	}
+}
+
+func TestASelfReportThatStopsCarriesTheEnd(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	r := s.run(t, state.StatusRunning)
+	start := time.Now().Add(-time.Hour).UTC().Truncate(time.Microsecond)
+	s.force(t, r.RunID, `started_at = $2`, start)
+
+	after, moved, err := s.SelfReportRun(t.Context(), r.RunID, state.SelfReport{
+		Status: state.StatusStopped, ExitCode: new(int64(4)), ExitReason: new("my reason"), RunExceptions: []string{"boom"},
+	})
+	require.NoError(t, err)
+	assert.True(t, moved)
+	assert.Equal(t, new(int64(4)), after.ExitCode)
+	assert.Equal(t, new("my reason"), after.ExitReason)
+	assert.Equal(t, state.Strings{"boom"}, after.RunExceptions)
+	assert.Equal(t, start, after.StartedAt.UTC())
+
+	again, moved, err := s.SelfReportRun(t.Context(), r.RunID, state.SelfReport{
+		Status: state.StatusStopped, ExitCode: new(int64(0)), ExitReason: new("other"), RunExceptions: []string{"bang"},
+	})
+	require.NoError(t, err)
+	assert.False(t, moved)
+	assert.Equal(t, after, again, "STOPPED is final, its reason and exceptions stay")
+}
+
+func TestASelfReportThatMovesNothingAddsAnAbsentReasonAndExceptions(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	r := s.run(t, state.StatusStopped)
+	s.force(t, r.RunID, `exit_code = 1, run_exceptions = 'null'`)
+
+	after, moved, err := s.SelfReportRun(t.Context(), r.RunID, state.SelfReport{
+		Status: state.StatusRunning, ExitCode: new(int64(0)), ExitReason: new("late"), RunExceptions: []string{"boom"},
+	})
+	require.NoError(t, err)
+	assert.False(t, moved)
+	assert.Equal(t, state.StatusStopped, after.Status)
+	assert.Equal(t, new(int64(1)), after.ExitCode)
+	assert.Equal(t, new("late"), after.ExitReason)
+	assert.Equal(t, state.Strings{"boom"}, after.RunExceptions)
+}
+
+func TestASelfReportIsCheckedForItsStatusAndRun(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	_, _, err := s.SelfReportRun(t.Context(), "no-such-run", state.SelfReport{Status: state.StatusRunning})
+	assert.ErrorAs(t, err, new(state.MissingResource))
+	r := s.run(t, state.StatusRunning)
+	_, _, err = s.SelfReportRun(t.Context(), r.RunID, state.SelfReport{Status: "HAPPY"})
+	assert.ErrorAs(t, err, new(state.MalformedInput))
+}
+
+func TestASelfReportedStopOfAClaimedRunEndsTheClaim(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	r := s.run(t, state.StatusQueued)
+	s.claim(t, r.RunID)
+	_, _, err := s.SelfReportRun(t.Context(), r.RunID, state.SelfReport{Status: state.StatusStopped})
+	require.NoError(t, err)
+	accepted, err := s.AcceptRun(t.Context(), r.RunID, "w", state.Acceptance{Size: state.Size{Memory: 1}})
+	require.NoError(t, err)
+	assert.False(t, accepted, "the cluster must not keep what the run ended")
+}
+
+func TestAuditStatusIsOneLineWhoeverMakesTheChange(t *testing.T) {
+	t.Parallel()
+	run := state.Run{
+		RunID: "eks-1", DefinitionID: "d", Alias: "a", ClusterName: "c", Engine: state.EKSEngine, User: "ada",
+		AttemptCount: new(int64(2)),
+	}
+	line := func(by state.Auditor, u state.RunUpdate) string {
+		var out bytes.Buffer
+		slog.New(slog.NewJSONHandler(&out, nil)).Info("audit", state.AuditStatus(by, run, state.StatusStopped, u)...)
+		return out.String()
+	}
+	const of = `"owner":"ada","run_id":"eks-1","definition_id":"d","alias":"a","cluster":"c","engine":"eks","status":"STOPPED","attempt":2`
+	ended := state.RunUpdate{ExitCode: new(int64(1)), ExitReason: new("why")}
+	assert.Contains(t, line(state.Program, ended),
+		`"msg":"audit","event":"FlotillaTaskStatus","who":"flotilla","token":"","email":"",`+of+`,"exit_code":1,"exit_reason":"why"}`)
+	assert.Contains(t, line(state.Auditor{Who: "bo@example.com", Token: "ci", Email: "bo@example.com"}, ended),
+		`"who":"bo@example.com","token":"ci","email":"bo@example.com",`+of+`,"exit_code":1,"exit_reason":"why"}`)
+	assert.Contains(t, line(state.Program, state.RunUpdate{}), of+"}")
 }
