@@ -45,7 +45,7 @@ func (e *endpoints) executeV1(w http.ResponseWriter, r *http.Request) error {
 	common := &state.ExecutionRequestCommon{
 		ClusterName: body.Cluster, OwnerID: ownerV1, Env: envOf(body.Env), Engine: new(state.EKSEngine), Tier: body.Tier,
 	}
-	created, err := e.executions.Create(r.Context(), definitionRef(r), &state.DefinitionExecutionRequest{ExecutionRequestCommon: common})
+	created, err := e.executions.CreateFromDefinition(r.Context(), definitionRef(r), &state.DefinitionExecutionRequest{ExecutionRequestCommon: common})
 	return writeCreated(w, created, err)
 }
 
@@ -61,7 +61,7 @@ func (e *endpoints) executeV2(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	created, err := e.executions.Create(r.Context(), definitionRef(r), &state.DefinitionExecutionRequest{ExecutionRequestCommon: common})
+	created, err := e.executions.CreateFromDefinition(r.Context(), definitionRef(r), &state.DefinitionExecutionRequest{ExecutionRequestCommon: common})
 	return writeCreated(w, created, err)
 }
 
@@ -79,7 +79,7 @@ func (e *endpoints) execute(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	created, err := e.executions.Create(r.Context(), ref, &state.DefinitionExecutionRequest{ExecutionRequestCommon: common})
+	created, err := e.executions.CreateFromDefinition(r.Context(), ref, &state.DefinitionExecutionRequest{ExecutionRequestCommon: common})
 	return writeCreated(w, created, err)
 }
 

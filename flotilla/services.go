@@ -22,7 +22,7 @@ type Definitions interface {
 
 // Executions makes, shows and stops runs.
 type Executions interface {
-	Create(ctx context.Context, ref services.DefinitionRef, req *state.DefinitionExecutionRequest) (services.Created, error)
+	CreateFromDefinition(ctx context.Context, ref services.DefinitionRef, req *state.DefinitionExecutionRequest) (services.Created, error)
 	List(ctx context.Context, opts state.ListOptions) (state.RunList, error)
 	ListForExecutable(ctx context.Context, id string, opts state.ListOptions) (state.RunList, error)
 	Get(ctx context.Context, runID string) (state.Run, error)

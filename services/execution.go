@@ -146,10 +146,10 @@ type Created struct {
 // DefinitionRef names a definition by its alias, or by its id if the alias is empty.
 type DefinitionRef struct{ ID, Alias string }
 
-// Create queues a run of a definition. It takes the definition as it was up to cacheAge ago, and has the INSERT check
+// CreateFromDefinition queues a run of a definition. It takes the definition as it was up to cacheAge ago, and has the INSERT check
 // that it still is so, which saves reading it for every run. If it is not, or if the request does not fit what it was,
 // nothing has been stored and the definition is read. Errors: state.MalformedInput, state.MissingResource.
-func (s *ExecutionService) Create(ctx context.Context, ref DefinitionRef, req *state.DefinitionExecutionRequest) (Created, error) {
+func (s *ExecutionService) CreateFromDefinition(ctx context.Context, ref DefinitionRef, req *state.DefinitionExecutionRequest) (Created, error) {
 	key := "id " + ref.ID
 	read := func(ctx context.Context) (state.Definition, error) { return s.c.Store.GetDefinition(ctx, ref.ID) }
 	if ref.Alias != "" {

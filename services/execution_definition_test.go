@@ -16,7 +16,7 @@ func TestARunIsOfItsDefinitionAsItIs(t *testing.T) {
 	b := newBench(t)
 	d := b.definition(t, nil)
 	byAlias := func(alias string) (Created, error) {
-		return b.executions.Create(t.Context(), DefinitionRef{Alias: alias}, request(state.ExecutionRequestCommon{}))
+		return b.executions.CreateFromDefinition(t.Context(), DefinitionRef{Alias: alias}, request(state.ExecutionRequestCommon{}))
 	}
 	b.run(t, d, state.ExecutionRequestCommon{})
 	created, err := byAlias(d.Alias)
@@ -43,13 +43,13 @@ func TestARunIsOfItsDefinitionAsItIs(t *testing.T) {
 	assert.Equal(t, heir.DefinitionID, created.Run.DefinitionID)
 
 	b.exec(t, `UPDATE task_def SET target_cluster = 'gone' WHERE definition_id = $1`, d.DefinitionID)
-	_, err = b.executions.Create(t.Context(), DefinitionRef{ID: d.DefinitionID}, request(state.ExecutionRequestCommon{}))
+	_, err = b.executions.CreateFromDefinition(t.Context(), DefinitionRef{ID: d.DefinitionID}, request(state.ExecutionRequestCommon{}))
 	require.ErrorAs(t, err, new(state.MalformedInput))
 	b.exec(t, `UPDATE task_def SET target_cluster = NULL WHERE definition_id = $1`, d.DefinitionID)
 	b.run(t, d, state.ExecutionRequestCommon{})
 
 	b.exec(t, `DELETE FROM task_def WHERE definition_id = $1`, d.DefinitionID)
-	_, err = b.executions.Create(t.Context(), DefinitionRef{ID: d.DefinitionID}, request(state.ExecutionRequestCommon{}))
+	_, err = b.executions.CreateFromDefinition(t.Context(), DefinitionRef{ID: d.DefinitionID}, request(state.ExecutionRequestCommon{}))
 	require.ErrorAs(t, err, new(state.MissingResource))
 }
 

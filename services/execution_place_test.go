@@ -56,7 +56,7 @@ func TestClusterChoice(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := b.definition(t, func(d *state.Definition) { d.TargetCluster = &c.target })
-			created, err := b.executions.Create(t.Context(), DefinitionRef{ID: d.DefinitionID}, request(c.req))
+			created, err := b.executions.CreateFromDefinition(t.Context(), DefinitionRef{ID: d.DefinitionID}, request(c.req))
 			require.NoError(t, err)
 			assert.Equal(t, c.want, created.Run.ClusterName)
 			if c.warning == "" {
@@ -78,12 +78,12 @@ func TestClustersThatCannotBeChosen(t *testing.T) {
 	})
 	d := b.definition(t, func(d *state.Definition) { d.TargetCluster = new("gone") })
 	var malformed state.MalformedInput
-	_, err := b.executions.Create(t.Context(), DefinitionRef{ID: d.DefinitionID}, request(state.ExecutionRequestCommon{}))
+	_, err := b.executions.CreateFromDefinition(t.Context(), DefinitionRef{ID: d.DefinitionID}, request(state.ExecutionRequestCommon{}))
 	require.ErrorAs(t, err, &malformed)
 	assert.Contains(t, malformed.Message, "gone")
 
 	for _, name := range []string{"mars", "off"} {
-		_, err = b.executions.Create(t.Context(), DefinitionRef{ID: b.definition(t, nil).DefinitionID}, request(state.ExecutionRequestCommon{
+		_, err = b.executions.CreateFromDefinition(t.Context(), DefinitionRef{ID: b.definition(t, nil).DefinitionID}, request(state.ExecutionRequestCommon{
 			ClusterName: name, ClusterRequired: true,
 		}))
 		require.ErrorAs(t, err, &malformed)
@@ -91,7 +91,7 @@ func TestClustersThatCannotBeChosen(t *testing.T) {
 	}
 
 	b = newBench(t, func(s *setup) { s.config.EKS.ClusterDefault = "" })
-	_, err = b.executions.Create(t.Context(), DefinitionRef{ID: b.definition(t, nil).DefinitionID}, request(state.ExecutionRequestCommon{}))
+	_, err = b.executions.CreateFromDefinition(t.Context(), DefinitionRef{ID: b.definition(t, nil).DefinitionID}, request(state.ExecutionRequestCommon{}))
 	require.ErrorAs(t, err, &malformed)
 	assert.Contains(t, malformed.Message, "eks_cluster_default")
 }

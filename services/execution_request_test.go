@@ -59,7 +59,7 @@ func TestMalformedRequests(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := b.executions.Create(t.Context(), DefinitionRef{ID: d.DefinitionID}, request(c.req))
+			_, err := b.executions.CreateFromDefinition(t.Context(), DefinitionRef{ID: d.DefinitionID}, request(c.req))
 			var malformed state.MalformedInput
 			require.ErrorAs(t, err, &malformed)
 			assert.Contains(t, malformed.Message, c.want)

@@ -176,7 +176,7 @@ func TestIdempotenceKey(t *testing.T) {
 	first, second := b.definition(t, nil), b.definition(t, nil)
 	key := state.ExecutionRequestCommon{IdempotenceKey: new("once")}
 	run := b.run(t, first, key)
-	again, err := b.executions.Create(t.Context(), DefinitionRef{Alias: second.Alias}, request(key))
+	again, err := b.executions.CreateFromDefinition(t.Context(), DefinitionRef{Alias: second.Alias}, request(key))
 	require.NoError(t, err)
 	assert.False(t, again.New)
 	assert.Equal(t, run.RunID, again.Run.RunID, "whatever its definition")
@@ -190,9 +190,9 @@ func TestRunsOfWhatDoesNotExist(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	var missing state.MissingResource
-	_, err := b.executions.Create(t.Context(), DefinitionRef{ID: "none"}, request(state.ExecutionRequestCommon{}))
+	_, err := b.executions.CreateFromDefinition(t.Context(), DefinitionRef{ID: "none"}, request(state.ExecutionRequestCommon{}))
 	require.ErrorAs(t, err, &missing)
-	_, err = b.executions.Create(t.Context(), DefinitionRef{Alias: "none"}, request(state.ExecutionRequestCommon{}))
+	_, err = b.executions.CreateFromDefinition(t.Context(), DefinitionRef{Alias: "none"}, request(state.ExecutionRequestCommon{}))
 	require.ErrorAs(t, err, &missing)
 	_, err = b.executions.ListForExecutable(t.Context(), "none", state.ListOptions{Limit: 1})
 	require.ErrorAs(t, err, &missing)

@@ -104,7 +104,7 @@ func (b *bench) definition(t testing.TB, change func(*state.Definition)) state.D
 // run queues a run of a definition.
 func (b *bench) run(t testing.TB, d state.Definition, common state.ExecutionRequestCommon) state.Run {
 	t.Helper()
-	created, err := b.executions.Create(t.Context(), DefinitionRef{ID: d.DefinitionID}, request(common))
+	created, err := b.executions.CreateFromDefinition(t.Context(), DefinitionRef{ID: d.DefinitionID}, request(common))
 	require.NoError(t, err)
 	return created.Run
 }
