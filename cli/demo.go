@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/stitchfix/flotilla-os/api"
 	"github.com/stitchfix/flotilla-os/clients/postgres"
@@ -72,24 +73,22 @@ const demoData = "data"
 
 // withDevServer calls use while a dev server runs, and ends the server.
 func withDevServer(ctx context.Context, o server.DevOptions, t Terminal, use func(context.Context, server.Ready) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	group, ctx := errgroup.WithContext(ctx)
+	serving, stop := context.WithCancel(ctx)
+	defer stop()
 	ready := make(chan server.Ready, 1)
-	ended := make(chan error, 1)
 	o.Ready = func(s server.Ready) { ready <- s }
-	go func() { ended <- dev(ctx, "", o, t) }()
-
-	select {
-	case err := <-ended:
-		if err == nil {
-			err = ctx.Err()
+	group.Go(func() error { return dev(serving, "", o, t) })
+	group.Go(func() error {
+		defer stop()
+		select {
+		case s := <-ready:
+			return use(ctx, s)
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		return err
-	case s := <-ready:
-		err := use(ctx, s)
-		cancel()
-		return errors.Join(err, <-ended)
-	}
+	})
+	return group.Wait()
 }
 
 // demoPatience bounds the wait for one run. It leaves room for a loaded machine.
