@@ -165,7 +165,8 @@ func TestKubeJobsDeletedByHand(t *testing.T) {
 	running := server.run(definition)
 	ended := server.run(definition, object{"command": hello + "; exit 4"})
 	unseen := server.run(definition)
-	unseenEnd := server.run(definition, object{"command": hello + "; sleep 10; exit 5"})
+	// Ends with a code of its own when its Job is deleted, while no server watches.
+	unseenEnd := server.run(definition, object{"command": "trap 'exit 5' TERM; " + hello + "; sleep 100000 & wait"})
 	server.awaitStatus(waiting, state.StatusPending)
 	server.awaitStatus(running, state.StatusRunning)
 	server.awaitStatus(unseen, state.StatusRunning)
