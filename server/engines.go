@@ -56,7 +56,8 @@ func (o *engineOpener) open(_ context.Context, cluster state.Cluster, runs strin
 	return kubernetes.New(kubernetes.Config{
 		Cluster: cluster, Kube: connection, Mode: o.cfg.Mode, EKS: o.cfg.EKS, Deadlines: o.cfg.Deadlines,
 		LostAfter: o.cfg.LostAfter, DataDir: o.cfg.Local.DataDir, Archive: o.archive,
-		Sizer: o.sizer, Store: o.manager, Logger: o.logger, Metrics: o.metrics,
+		Capacity: state.Size{Memory: o.cfg.ARA.MaxMemoryOf(cluster.Name)},
+		Sizer:    o.sizer, Store: o.manager, Logger: o.logger, Metrics: o.metrics,
 	})
 }
 

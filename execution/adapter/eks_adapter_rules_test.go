@@ -1,7 +1,6 @@
 package adapter
 
 import (
-	"context"
 	"log/slog"
 	"slices"
 	"testing"
@@ -14,19 +13,19 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-func TestWithoutACommandHistoryIsNotAsked(t *testing.T) {
+func TestNoLookupWithoutACommand(t *testing.T) {
 	t.Parallel()
-	for name, hash := range map[string]*string{"a hash that is NULL": nil, "a hash that is empty": new("")} {
+	for name, hash := range map[string]*string{"a NULL hash": nil, "an empty hash": new("")} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			h := &history{found: state.Size{Memory: 9999, CPU: 9999}}
 			b := makeBench(t, h, nil)
 			run := makeRun(func(r *state.Run) { r.Command, r.CommandHash = nil, hash })
-			got, err := b.Resources(context.Background(), makeDefinition(1024, 1000), run)
-			require.NoError(t, err)
+			got := b.accept(t, makeDefinition(1024, 1000), run)
 			assert.Equal(t, equally(1024, 1000), got)
 			assert.Empty(t, h.asked)
-			assert.Equal(t, map[string]int64{"null_command_hash": 1}, b.counts)
+			counts, _ := b.measured(t)
+			assert.Equal(t, map[string]int64{"null_command_hash": 1}, counts)
 			assert.Equal(t, []map[string]any{{
 				"level": "WARN", "msg": "Skipping ARA - NULL command_hash",
 				"reason": "Job has no command (malformed definition)", "run_id": "eks-1", "definition_id": "def-1",
@@ -35,7 +34,7 @@ func TestWithoutACommandHistoryIsNotAsked(t *testing.T) {
 	}
 }
 
-func TestWhereARAIsOffHistoryIsNotAsked(t *testing.T) {
+func TestNoLookupIfARAIsOff(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		config     func(*config.ARA)
@@ -43,11 +42,11 @@ func TestWhereARAIsOffHistoryIsNotAsked(t *testing.T) {
 		run        func(*state.Run)
 		gpu        int64
 	}{
-		"the run asks for a GPU":    {run: func(r *state.Run) { r.GPU = new(int64(2)) }, gpu: 2},
-		"the definition has a GPU":  {definition: func(d *state.Definition) { d.GPU = new(int64(1)) }, gpu: 1},
-		"a GPU of none says not no": {definition: func(d *state.Definition) { d.GPU = new(int64(1)) }, run: func(r *state.Run) { r.GPU = new(int64(0)) }, gpu: 1},
-		"the definition says so":    {definition: func(d *state.Definition) { d.AdaptiveResourceAllocation = new(false) }},
-		"the configuration says so": {config: func(c *config.ARA) { c.Enabled = false }},
+		"the run asks for a GPU":                             {run: func(r *state.Run) { r.GPU = new(int64(2)) }, gpu: 2},
+		"the definition has a GPU":                           {definition: func(d *state.Definition) { d.GPU = new(int64(1)) }, gpu: 1},
+		"zero GPUs of the run leave those of the definition": {definition: func(d *state.Definition) { d.GPU = new(int64(1)) }, run: func(r *state.Run) { r.GPU = new(int64(0)) }, gpu: 1},
+		"the definition turns it off":                        {definition: func(d *state.Definition) { d.AdaptiveResourceAllocation = new(false) }},
+		"the configuration turns it off":                     {config: func(c *config.ARA) { c.Enabled = false }},
 		"it is off and there is no command": {config: func(c *config.ARA) { c.Enabled = false },
 			run: func(r *state.Run) { r.CommandHash = nil }},
 	} {
@@ -59,27 +58,26 @@ func TestWhereARAIsOffHistoryIsNotAsked(t *testing.T) {
 			if tc.definition != nil {
 				tc.definition(&definition)
 			}
-			got, err := b.Resources(context.Background(), definition, makeRun(tc.run))
-			require.NoError(t, err)
+			got := b.accept(t, definition, makeRun(tc.run))
 			want := equally(1024, 1000)
 			want.GPU = tc.gpu
 			assert.Equal(t, want, got)
 			assert.Empty(t, h.asked)
-			assert.Empty(t, b.counts)
+			counts, _ := b.measured(t)
+			assert.Empty(t, counts)
 			assert.Empty(t, b.lines(t))
 		})
 	}
 }
 
-func TestAWishForARAAndItsAbsenceMeanOn(t *testing.T) {
+func TestARAIsOnUnlessTheDefinitionTurnsItOff(t *testing.T) {
 	t.Parallel()
 	for name, wish := range map[string]*bool{"true": new(true), "absent": nil} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := makeBench(t, &history{found: state.Size{Memory: 896, CPU: 1}}, nil)
 			template := state.Template{TemplateID: "tpl-1", AdaptiveResourceAllocation: wish}
-			got, err := b.Resources(context.Background(), template, makeRun(nil))
-			require.NoError(t, err)
+			got := b.accept(t, template, makeRun(nil))
 			assert.Equal(t, equally(896, 250), got)
 		})
 	}
@@ -127,13 +125,15 @@ func TestMaximum(t *testing.T) {
 			t.Parallel()
 			b := makeBench(t, &history{found: tc.found}, tc.config)
 			run := makeRun(func(r *state.Run) { r.GPU = &tc.gpu })
-			got, err := b.Resources(context.Background(), makeDefinition(tc.memory, tc.cpu), run)
-			require.NoError(t, err)
+			got := b.accept(t, makeDefinition(tc.memory, tc.cpu), run)
 			assert.Equal(t, tc.want, got)
+			counts, _ := b.measured(t)
 			for _, counter := range []string{"hit_max_memory", "hit_max_cpu"} {
-				if assert.Equal(t, slices.Contains(tc.hits, counter), b.counts[counter] == 1, counter); b.counts[counter] > 1 {
-					t.Errorf("%s counted %d times", counter, b.counts[counter])
+				want := int64(0)
+				if slices.Contains(tc.hits, counter) {
+					want = 1
 				}
+				assert.Equal(t, want, counts[counter], counter)
 			}
 			warned := warnings(b.lines(t))
 			if tc.message == "" {
@@ -162,7 +162,7 @@ func warnings(lines []map[string]any) (out []map[string]any) {
 	return out
 }
 
-func TestADecisionThatWasGivenIsKept(t *testing.T) {
+func TestAGivenSizeIsKept(t *testing.T) {
 	t.Parallel()
 	given := func(r *state.Run) {
 		r.RequestedMemory, r.RequestedCPU = new(int64(512)), new(int64(500))
@@ -182,38 +182,39 @@ func TestADecisionThatWasGivenIsKept(t *testing.T) {
 			t.Parallel()
 			h := &history{found: state.Size{Memory: 9999, CPU: 9999}}
 			b := makeBench(t, h, nil)
-			got, err := b.Resources(context.Background(), makeDefinition(4096, 4000), makeRun(tc.run))
-			require.NoError(t, err)
+			got := b.accept(t, makeDefinition(4096, 4000), makeRun(tc.run))
 			assert.Equal(t, tc.want, got)
 			assert.Empty(t, h.asked)
-			assert.Empty(t, b.counts)
-			assert.Empty(t, b.values)
+			assert.Empty(t, b.recorder.Seen())
 		})
 	}
 }
 
-func TestARunThatIsSizedAgainIsMeasuredOnce(t *testing.T) {
+func TestADecisionIsReportedOnceTheRunIsAccepted(t *testing.T) {
 	t.Parallel()
 	b := makeBench(t, &history{found: state.Size{Memory: 525_000, CPU: 1}}, nil)
+	var last Sized
 	for range 3 {
-		got, err := b.Resources(context.Background(), makeDefinition(512, 1000), makeRun(nil))
+		var err error
+		last, err = b.Resources(t.Context(), makeDefinition(512, 1000), makeRun(nil), state.Size{})
 		require.NoError(t, err)
-		assert.Equal(t, equally(350_000, 1000), got)
+		assert.Equal(t, equally(350_000, 1000), last.Resources)
+		assert.Empty(t, b.recorder.Seen())
+		assert.Empty(t, b.lines(t))
 	}
-	assert.Equal(t, map[string]int64{"estimation_attempted": 3, "estimation_succeeded": 3,
-		"resource_adjustment": 1, "hit_max_memory": 1}, b.counts)
+	b.Report(t.Context(), makeRun(nil), last)
+	counts, _ := b.measured(t)
+	assert.Equal(t, map[string]int64{"estimation_attempted": 1, "estimation_succeeded": 1,
+		"resource_adjustment": 1, "hit_max_memory": 1}, counts)
 }
 
-func TestRecentRunsForgetTheOldest(t *testing.T) {
+func TestCapacityCutsWhatWasLearnt(t *testing.T) {
 	t.Parallel()
-	r := newRecentRuns(2)
-	assert.True(t, r.add("a"))
-	assert.True(t, r.add("b"))
-	assert.False(t, r.add("a"))
-	assert.True(t, r.add("c"), "which takes the place of a")
-	assert.False(t, r.add("b"))
-	assert.True(t, r.add("a"))
-	assert.Len(t, r.known, 2)
+	b := makeBench(t, &history{found: state.Size{Memory: 1568, CPU: 1250}}, nil)
+	sized, err := b.Resources(t.Context(), makeDefinition(512, 1000), makeRun(nil), state.Size{Memory: 1500})
+	require.NoError(t, err)
+	assert.Equal(t, equally(1500, 1250), sized.Resources, "the capacity of cpu is not known")
+	assert.Equal(t, state.Size{Memory: 1568, CPU: 1250}, sized.Decision.Learnt)
 }
 
 func TestNewNeedsItsParts(t *testing.T) {
@@ -226,6 +227,6 @@ func TestNewNeedsItsParts(t *testing.T) {
 	a, err := New(AdapterConfig{Logger: logger, Estimator: nothingLearnt()})
 	require.NoError(t, err)
 	assert.Equal(t, metrics.Nop{}, a.metrics)
-	_, err = a.Resources(context.Background(), nil, makeRun(nil))
+	_, err = a.Resources(t.Context(), nil, makeRun(nil), state.Size{})
 	assert.ErrorContains(t, err, "executable")
 }

@@ -9,19 +9,19 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/stitchfix/flotilla-os/config"
 	"github.com/stitchfix/flotilla-os/metrics"
+	"github.com/stitchfix/flotilla-os/metrics/metricstest"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
 const testHash = "5d41402abc4b2a76b9719d911017c592"
 
-// history is what the tests' past taught; it notes who asked.
+// history returns what memory kills taught and keeps the lookups.
 type history struct {
 	found state.Size
 	err   error
@@ -41,47 +41,16 @@ func (h *history) EstimateRunResources(ctx context.Context, executableID, comman
 
 func nothingLearnt() *history { return &history{err: state.Missingf("no history")} }
 
-// recorder keeps what was measured, by the name behind engine.eks.ara.
-type recorder struct {
-	t      *testing.T
-	counts map[string]int64
-	values map[string]float64
-}
-
-var _ metrics.Client = (*recorder)(nil)
-
-func (r *recorder) Increment(m metrics.Metric, tags []string, n int64) {
-	r.counts[r.name(m, tags, metrics.Counter)] += n
-}
-
-func (r *recorder) Distribution(m metrics.Metric, tags []string, value float64) {
-	name := r.name(m, tags, metrics.Distribution, metrics.Histogram)
-	assert.NotContains(r.t, r.values, name, "measured twice")
-	r.values[name] = value
-}
-
-func (r *recorder) Gauge(m metrics.Metric, _ []string, _ float64)        { r.t.Errorf("gauge %s", m) }
-func (r *recorder) Timing(m metrics.Metric, _ []string, _ time.Duration) { r.t.Errorf("timing %s", m) }
-func (r *recorder) Close() error                                         { return nil }
-
-func (r *recorder) name(m metrics.Metric, tags []string, kinds ...metrics.Kind) string {
-	d, known := metrics.Lookup(m)
-	assert.True(r.t, known, m)
-	assert.Contains(r.t, kinds, d.Kind, m)
-	assert.Equal(r.t, []string{"engine:eks", "cluster:prod"}, tags, m)
-	return strings.TrimPrefix(string(m), "engine.eks.ara.")
-}
-
 // bench is an adapter whose measurements and logs can be read.
 type bench struct {
 	*Adapter
-	*recorder
-	logs *bytes.Buffer
+	recorder *metricstest.Recorder
+	logs     *bytes.Buffer
 }
 
 func makeBench(t *testing.T, h *history, change func(*config.ARA)) bench {
 	t.Helper()
-	b := bench{recorder: &recorder{t: t, counts: map[string]int64{}, values: map[string]float64{}}, logs: &bytes.Buffer{}}
+	b := bench{recorder: metricstest.New(t), logs: &bytes.Buffer{}}
 	ara := config.Default().ARA
 	if change != nil {
 		change(&ara)
@@ -94,7 +63,34 @@ func makeBench(t *testing.T, h *history, change func(*config.ARA)) bench {
 	return b
 }
 
-// lines are the logs without their times.
+// accept sizes a run and reports the decision, as an engine does for a run that is accepted.
+func (b bench) accept(t *testing.T, executable state.Executable, run state.Run) Resources {
+	t.Helper()
+	sized, err := b.Resources(t.Context(), executable, run, state.Size{})
+	require.NoError(t, err)
+	b.Report(t.Context(), run, sized)
+	return sized.Resources
+}
+
+// measured returns what was measured for the cluster prod, by the name after engine.eks.ara. Each distribution has to
+// have one value.
+func (b bench) measured(t *testing.T) (counts map[string]int64, values map[string]float64) {
+	t.Helper()
+	counts, values = map[string]int64{}, map[string]float64{}
+	for m := range b.recorder.Seen() {
+		name := strings.TrimPrefix(string(m), "engine.eks.ara.")
+		if d, _ := metrics.Lookup(m); d.Kind == metrics.Counter {
+			counts[name] = b.recorder.Count(m, "engine:eks", "cluster:prod")
+			continue
+		}
+		recorded := b.recorder.Values(m, "engine:eks", "cluster:prod")
+		require.Len(t, recorded, 1, m)
+		values[name] = recorded[0]
+	}
+	return counts, values
+}
+
+// lines returns the logs without their times.
 func (b bench) lines(t *testing.T) []map[string]any {
 	t.Helper()
 	var lines []map[string]any
@@ -140,34 +136,34 @@ func TestDefaultSize(t *testing.T) {
 		run        func(*state.Run)
 		want       Resources
 	}{
-		"nobody says anything": {want: equally(512, 250)},
-		"the definition says":  {definition: makeDefinition(2048, 2000), want: equally(2048, 2000)},
-		"the run says more than the definition": {
+		"neither run nor definition": {want: equally(512, 250)},
+		"the definition alone":       {definition: makeDefinition(2048, 2000), want: equally(2048, 2000)},
+		"the run asks for more than the definition": {
 			definition: makeDefinition(2048, 2000),
 			run:        func(r *state.Run) { r.RequestedMemory, r.RequestedCPU = new(int64(4096)), new(int64(3000)) },
 			want:       equally(4096, 3000),
 		},
-		"the run says less than the definition": {
+		"the run asks for less than the definition": {
 			definition: makeDefinition(2048, 2000),
 			run:        func(r *state.Run) { r.RequestedMemory = new(int64(1024)) },
 			want:       equally(1024, 2000),
 		},
-		"a zero says nothing": {
+		"zero counts as absent": {
 			definition: makeDefinition(2048, 0),
 			run:        func(r *state.Run) { r.RequestedMemory, r.RequestedCPU = new(int64(0)), new(int64(0)) },
 			want:       equally(2048, 250),
 		},
-		"a row of the old program says in memory and cpu": {
+		"a row of the program before has memory and cpu only": {
 			definition: makeDefinition(2048, 2000),
 			run:        func(r *state.Run) { r.Memory, r.CPU = new(int64(1024)), new(int64(1000)) },
 			want:       equally(1024, 1000),
 		},
-		"memory just below where cpu follows it": {definition: makeDefinition(36_863, 1000), want: equally(36_863, 1000)},
-		"memory where cpu follows it":            {definition: makeDefinition(36_864, 1000), want: equally(36_864, 4500)}, // 4608
-		"memory with more cpu than follows":      {definition: makeDefinition(40_000, 9000), want: equally(40_000, 9000)},
-		"the last memory that cpu follows":       {definition: makeDefinition(131_071, 1000), want: equally(131_071, 16_500)}, // 16,383
-		"memory from where cpu no more follows":  {definition: makeDefinition(131_072, 1000), want: equally(131_072, 1000)},
-		"cpu does not follow memory beside a GPU": {
+		"memory just below the proportional range": {definition: makeDefinition(36_863, 1000), want: equally(36_863, 1000)},
+		"the least memory of the range":            {definition: makeDefinition(36_864, 1000), want: equally(36_864, 4500)}, // 4608
+		"more cpu than in proportion":              {definition: makeDefinition(40_000, 9000), want: equally(40_000, 9000)},
+		"the most memory of the range":             {definition: makeDefinition(131_071, 1000), want: equally(131_071, 16_500)}, // 16,383
+		"memory just above the range":              {definition: makeDefinition(131_072, 1000), want: equally(131_072, 1000)},
+		"no proportional cpu for a run with a GPU": {
 			definition: makeDefinition(65_536, 1000),
 			run:        func(r *state.Run) { r.GPU = new(int64(1)) },
 			want:       Resources{Size: state.Size{Memory: 65_536, CPU: 1000}, Limit: state.Size{Memory: 65_536, CPU: 1000}, GPU: 1},
@@ -180,13 +176,13 @@ func TestDefaultSize(t *testing.T) {
 			t.Parallel()
 			b := makeBench(t, nothingLearnt(), nil)
 			tc.definition.DefinitionID = "def-1"
-			got, err := b.Resources(context.Background(), tc.definition, makeRun(tc.run))
-			require.NoError(t, err)
+			got := b.accept(t, tc.definition, makeRun(tc.run))
 			assert.Equal(t, tc.want, got)
-			assert.Equal(t, float64(got.Memory), b.values["final_memory_mb"])
-			assert.Equal(t, float64(got.CPU), b.values["final_cpu_millicores"])
-			assert.Len(t, b.values, 2, "nothing was adjusted")
-			assert.NotContains(t, b.counts, "resource_adjustment")
+			counts, values := b.measured(t)
+			assert.Equal(t, float64(got.Memory), values["final_memory_mb"])
+			assert.Equal(t, float64(got.CPU), values["final_cpu_millicores"])
+			assert.Len(t, values, 2, "nothing was adjusted")
+			assert.NotContains(t, counts, "resource_adjustment")
 		})
 	}
 }
@@ -195,16 +191,16 @@ func TestHistoryRaisesTheSize(t *testing.T) {
 	t.Parallel()
 	h := &history{found: state.Size{Memory: 896, CPU: 1250}}
 	b := makeBench(t, h, nil)
-	got, err := b.Resources(context.Background(), makeDefinition(512, 1000), makeRun(nil))
-	require.NoError(t, err)
+	got := b.accept(t, makeDefinition(512, 1000), makeRun(nil))
 	assert.Equal(t, equally(896, 1250), got)
 	assert.Equal(t, []string{"def-1 " + testHash}, h.asked)
-	assert.Equal(t, map[string]int64{"estimation_attempted": 1, "estimation_succeeded": 1, "resource_adjustment": 1}, b.counts)
+	counts, values := b.measured(t)
+	assert.Equal(t, map[string]int64{"estimation_attempted": 1, "estimation_succeeded": 1, "resource_adjustment": 1}, counts)
 	assert.Equal(t, map[string]float64{
 		"memory_increase_ratio": 1.75, "cpu_increase_ratio": 1.25, "final_memory_mb": 896, "final_cpu_millicores": 1250,
 		"default_memory": 512, "ara_memory": 896, "memory_increase": 384,
 		"default_cpu": 1000, "ara_cpu": 1250, "cpu_increase": 250,
-	}, b.values)
+	}, values)
 	assert.Equal(t, []map[string]any{
 		{"level": "INFO", "msg": "ARA: Historical resource data found", "run_id": "eks-1", "definition_id": "def-1",
 			"command_hash": testHash, "estimated_memory_mb": 896.0, "estimated_cpu_millicores": 1250.0},
@@ -233,15 +229,15 @@ func TestHistoryNeverLowersTheSize(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := makeBench(t, &history{found: tc.found}, nil)
-			got, err := b.Resources(context.Background(), makeDefinition(4096, 2000), makeRun(nil))
-			require.NoError(t, err)
+			got := b.accept(t, makeDefinition(4096, 2000), makeRun(nil))
 			assert.Equal(t, tc.want, got)
-			assert.Equal(t, tc.count, b.counts)
+			counts, _ := b.measured(t)
+			assert.Equal(t, tc.count, counts)
 		})
 	}
 }
 
-func TestHistoryThatCannotBeReadLeavesTheDefault(t *testing.T) {
+func TestDefaultWithoutHistory(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		err   error
@@ -250,19 +246,19 @@ func TestHistoryThatCannotBeReadLeavesTheDefault(t *testing.T) {
 		log   string
 	}{
 		"nothing was learnt": {fmt.Errorf("look up: %w", state.Missingf("none")), "no_historical_data", "INFO", "ARA: No historical resource data found"},
-		"the query failed":   {errors.New("disk on fire"), "estimation_failed", "ERROR", "ARA: Error querying historical resource data"},
+		"the query failed":   {errors.New("disk full"), "estimation_failed", "ERROR", "ARA: Error querying historical resource data"},
 		"the lookup took too long": {context.DeadlineExceeded, "estimation_failed", "ERROR",
 			"ARA: Error querying historical resource data"},
-		"the database is away": {state.Unavailable{Err: errors.New("refused")}, "estimation_failed", "ERROR",
+		"the database is unreachable": {state.Unavailable{Err: errors.New("refused")}, "estimation_failed", "ERROR",
 			"ARA: Error querying historical resource data"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := makeBench(t, &history{err: tc.err}, nil)
-			got, err := b.Resources(context.Background(), makeDefinition(1024, 1000), makeRun(nil))
-			require.NoError(t, err)
+			got := b.accept(t, makeDefinition(1024, 1000), makeRun(nil))
 			assert.Equal(t, equally(1024, 1000), got)
-			assert.Equal(t, map[string]int64{"estimation_attempted": 1, tc.count: 1}, b.counts)
+			counts, _ := b.measured(t)
+			assert.Equal(t, map[string]int64{"estimation_attempted": 1, tc.count: 1}, counts)
 			lines := b.lines(t)
 			require.Len(t, lines, 1)
 			assert.Equal(t, tc.level, lines[0]["level"])
@@ -272,13 +268,12 @@ func TestHistoryThatCannotBeReadLeavesTheDefault(t *testing.T) {
 	}
 }
 
-func TestWhoIsToldToStopHandsOutNoSize(t *testing.T) {
+func TestNoSizeAfterTheContextEnds(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	b := makeBench(t, &history{found: state.Size{Memory: 896, CPU: 1}}, nil)
-	_, err := b.Resources(ctx, makeDefinition(512, 1000), makeRun(nil))
+	_, err := b.Resources(ctx, makeDefinition(512, 1000), makeRun(nil), state.Size{})
 	assert.ErrorIs(t, err, context.Canceled)
-	assert.Empty(t, b.counts)
-	assert.Empty(t, b.values)
+	assert.Empty(t, b.recorder.Seen())
 }

@@ -2,6 +2,7 @@
 package metricstest
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -75,15 +76,15 @@ func (r *Recorder) check(m metrics.Metric, tags []string, kinds ...metrics.Kind)
 		assert.NotEmpty(r.t, value, "%s has the tag %s without a value", m, key)
 	}
 	assert.ElementsMatch(r.t, d.Labels, keys, "tags of %s", m)
-	return strings.Join(append([]string{string(m)}, slices.Sorted(slices.Values(tags))...), "|")
+	return keyOf(m, tags)
 }
 
-// Count returns how often a counter was incremented, whatever its tags.
-func (r *Recorder) Count(m metrics.Metric) (n int64) {
+// Count returns the sum of a counter with the tags, or with any tags if none are given.
+func (r *Recorder) Count(m metrics.Metric, tags ...string) (n int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for key, count := range r.counts {
-		if strings.HasPrefix(key+"|", string(m)+"|") {
+		if key == keyOf(m, tags) || len(tags) == 0 && strings.HasPrefix(key, string(m)+"|") {
 			n += count
 		}
 	}
@@ -94,8 +95,11 @@ func (r *Recorder) Count(m metrics.Metric) (n int64) {
 func (r *Recorder) Values(m metrics.Metric, tags ...string) []float64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	key := strings.Join(append([]string{string(m)}, slices.Sorted(slices.Values(tags))...), "|")
-	return slices.Clone(r.values[key])
+	return slices.Clone(r.values[keyOf(m, tags)])
+}
+
+func keyOf(m metrics.Metric, tags []string) string {
+	return strings.Join(append([]string{string(m)}, slices.Sorted(slices.Values(tags))...), "|")
 }
 
 // Seen returns the names of all metrics that were measured.
@@ -103,11 +107,7 @@ func (r *Recorder) Seen() map[metrics.Metric]bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	seen := map[metrics.Metric]bool{}
-	for key := range r.counts {
-		name, _, _ := strings.Cut(key, "|")
-		seen[metrics.Metric(name)] = true
-	}
-	for key := range r.values {
+	for _, key := range slices.AppendSeq(slices.Collect(maps.Keys(r.counts)), maps.Keys(r.values)) {
 		name, _, _ := strings.Cut(key, "|")
 		seen[metrics.Metric(name)] = true
 	}

@@ -30,9 +30,10 @@ type Store interface {
 	StoppedAmong(ctx context.Context, runIDs []string) ([]string, error)
 }
 
-// Sizer decides what a run is given; *adapter.Adapter.
+// Sizer decides what a run gets, and reports a decision once it is accepted; *adapter.Adapter.
 type Sizer interface {
-	Resources(ctx context.Context, executable state.Executable, run state.Run) (adapter.Resources, error)
+	Resources(ctx context.Context, executable state.Executable, run state.Run, capacity state.Size) (adapter.Sized, error)
+	Report(ctx context.Context, run state.Run, sized adapter.Sized)
 }
 
 // Config configures an Engine.
@@ -48,9 +49,11 @@ type Config struct {
 	// DataDir holds the manifests.
 	DataDir string
 	Archive logs.Archive
-	Sizer   Sizer
-	Store   Store
-	Logger  *slog.Logger
+	// Capacity is what the cluster can hold for one run; 0 is unknown.
+	Capacity state.Size
+	Sizer    Sizer
+	Store    Store
+	Logger   *slog.Logger
 	// Metrics counts what the cluster did for runs; may be nil.
 	Metrics metrics.Client
 	// Clock defaults to time.Now.

@@ -10,26 +10,15 @@ import (
 
 	"github.com/stitchfix/flotilla-os/config"
 	"github.com/stitchfix/flotilla-os/metrics"
+	"github.com/stitchfix/flotilla-os/metrics/metricstest"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// counts is a metrics client that counts.
-type counts struct {
-	metrics.Nop
-	seen map[metrics.Metric][]string
-}
-
-var _ metrics.Client = counts{}
-
-func (c counts) Increment(m metrics.Metric, tags []string, _ int64) {
-	c.seen[m] = append(c.seen[m], tags...)
-}
-
 func TestScaleUpsAreCountedOncePerRun(t *testing.T) {
 	t.Parallel()
-	counted := counts{seen: map[metrics.Metric][]string{}}
+	measured := metricstest.New(t)
 	f := &follower{
-		Engine:  &Engine{cfg: Config{Cluster: state.Cluster{Name: "c"}, EKS: config.Default().EKS, Metrics: counted}},
+		Engine:  &Engine{cfg: Config{Cluster: state.Cluster{Name: "c"}, EKS: config.Default().EKS, Metrics: measured}},
 		reports: workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[string]()),
 	}
 	t.Cleanup(f.reports.ShutDown)
@@ -41,16 +30,16 @@ func TestScaleUpsAreCountedOncePerRun(t *testing.T) {
 			LastTimestamp: metav1.Now(),
 		}))
 	}
-	once := []string{"engine:eks", "cluster:c"}
+	counted := func() int64 { return measured.Count(metrics.EngineEKSTriggeredScaleUp, "engine:eks", "cluster:c") }
 	f.attempts.jobSeen(makeJob("eks-1", "eks-1"))
 	scaleUp("eks-1-abcde")
 	scaleUp("eks-1-abcde")
-	assert.Equal(t, once, counted.seen[metrics.EngineEKSTriggeredScaleUp])
+	assert.EqualValues(t, 1, counted())
 	scaleUp("web-5d8f-x1")
 	scaleUp("eks-2-fghij")
-	assert.Equal(t, once, counted.seen[metrics.EngineEKSTriggeredScaleUp], "pods that belong to no run are not counted")
+	assert.EqualValues(t, 1, counted(), "pods that belong to no run are not counted")
 	f.attempts.jobSeen(makeJob("eks-2", "eks-2"))
-	assert.Equal(t, append(once, once...), counted.seen[metrics.EngineEKSTriggeredScaleUp], "counted when the run's Job is seen")
+	assert.EqualValues(t, 2, counted(), "counted when the run's Job is seen")
 }
 
 func TestPodReplaced(t *testing.T) {

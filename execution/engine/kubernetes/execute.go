@@ -26,12 +26,12 @@ const ManifestsFolder = "manifests"
 // Execute creates the attempt's Job and then commits the acceptance. The Job is named after the attempt, so there is
 // one, however often and by however many servers this is tried.
 func (e *Engine) Execute(ctx context.Context, s engine.Submission) error {
-	given, err := e.cfg.Sizer.Resources(ctx, s.Executable, s.Run)
+	sized, err := e.cfg.Sizer.Resources(ctx, s.Executable, s.Run, e.cfg.Capacity)
 	if err != nil {
 		return fmt.Errorf("size the run: %w", err)
 	}
 	j, err := job.Build(job.Input{
-		Run: s.Run, Executable: s.Executable, Resources: given, Capabilities: e.can, Settings: e.settings, Now: e.now(),
+		Run: s.Run, Executable: s.Executable, Resources: sized.Resources, Capabilities: e.can, Settings: e.settings, Now: e.now(),
 	})
 	if err != nil {
 		return err
@@ -39,20 +39,21 @@ func (e *Engine) Execute(ctx context.Context, s engine.Submission) error {
 	if err := e.keepManifest(s.Run, j); err != nil {
 		e.logger.Warn("cannot keep the manifest", "run_id", s.Run.RunID, "error", err)
 	}
-	e.registerTeam(ctx, job.Team(s.Run, given.GPU))
+	e.registerTeam(ctx, job.Team(s.Run, sized.GPU))
 	fault.Point(fault.ExecutePrepared)
-	if given, err = e.create(ctx, j, given); err != nil {
+	if sized, err = e.create(ctx, j, sized); err != nil {
 		return err
 	}
 	fault.Point(fault.JobCreated)
 	accepted, err := s.Accept(ctx, state.Acceptance{
-		Size: given.Size, Limit: given.Limit, Namespace: &j.Namespace, ContainerName: &s.Run.RunID,
+		Size: sized.Size, Limit: sized.Limit, Namespace: &j.Namespace, ContainerName: &s.Run.RunID,
 	})
 	if err != nil {
 		return fmt.Errorf("accept the run: %w", err)
 	}
 	if accepted {
 		fault.Point(fault.PendingCommitted)
+		e.cfg.Sizer.Report(ctx, s.Run, sized)
 		return nil
 	}
 	// The run was stopped, or another worker has claimed it. That worker finds this very Job, so only the Job of a
@@ -68,8 +69,8 @@ func (e *Engine) Execute(ctx context.Context, s engine.Submission) error {
 }
 
 // create makes the Job. If there is one already, made by an earlier try, another server or the program before, it
-// returns the sizes of that one.
-func (e *Engine) create(ctx context.Context, j *batchv1.Job, given adapter.Resources) (adapter.Resources, error) {
+// returns the sizes of that one, which are no new decision.
+func (e *Engine) create(ctx context.Context, j *batchv1.Job, given adapter.Sized) (adapter.Sized, error) {
 	jobs := e.cfg.Kube.Client.BatchV1().Jobs(j.Namespace)
 	_, err := jobs.Create(ctx, j, metav1.CreateOptions{})
 	switch {
@@ -95,7 +96,7 @@ func (e *Engine) create(ctx context.Context, j *batchv1.Job, given adapter.Resou
 		e.logger.Warn("the Job that exists has no sizes to read back", "run_id", j.Labels[job.LabelRunID], "job", j.Name)
 		return given, nil
 	}
-	return found, err
+	return adapter.Sized{Resources: found}, err
 }
 
 // registerTeam creates the team's ConfigMap, once per team and process. Whatever makes a team's nodes needs it. The run

@@ -27,6 +27,8 @@ import (
 	"github.com/stitchfix/flotilla-os/execution/adapter"
 	"github.com/stitchfix/flotilla-os/execution/engine"
 	"github.com/stitchfix/flotilla-os/execution/engine/kubernetes/job"
+	"github.com/stitchfix/flotilla-os/metrics"
+	"github.com/stitchfix/flotilla-os/metrics/metricstest"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -81,9 +83,12 @@ type sized struct{}
 
 var _ Sizer = sized{}
 
-func (sized) Resources(context.Context, state.Executable, state.Run) (adapter.Resources, error) {
-	return adapter.Resources{Size: state.Size{Memory: 512, CPU: 256}, Limit: state.Size{Memory: 512, CPU: 256}}, nil
+func (sized) Resources(context.Context, state.Executable, state.Run, state.Size) (adapter.Sized, error) {
+	size := state.Size{Memory: 512, CPU: 256}
+	return adapter.Sized{Resources: adapter.Resources{Size: size, Limit: size}}, nil
 }
+
+func (sized) Report(context.Context, state.Run, adapter.Sized) {}
 
 // rows is a database of runs.
 type rows struct {
@@ -121,6 +126,7 @@ func makeEngine(t *testing.T, api http.Handler, store Store) (*Engine, string) {
 	e, err := New(Config{
 		Cluster: state.Cluster{Name: "prod"}, Kube: connection, EKS: eks,
 		DataDir: dir, Archive: archive, Sizer: sized{}, Store: store, Logger: slog.New(slog.DiscardHandler),
+		Metrics: metricstest.New(t),
 	})
 	require.NoError(t, err)
 	t.Cleanup(e.Close)
@@ -241,6 +247,50 @@ func TestExecuteNotAccepted(t *testing.T) {
 			assert.Equal(t, tc.deleted, api.count(deleteJob))
 		})
 	}
+}
+
+// estimated is a history of memory kills.
+type estimated state.Size
+
+func (s estimated) EstimateRunResources(context.Context, string, string) (state.Size, error) {
+	return state.Size(s), nil
+}
+
+func TestADecisionIsReportedOnceTheRunIsAccepted(t *testing.T) {
+	t.Parallel()
+	api, measured := &apiServer{}, metricstest.New(t)
+	e, _ := makeEngine(t, api, rows{})
+	sizer, err := adapter.New(adapter.AdapterConfig{
+		ARA: config.Default().ARA, Metrics: measured, Logger: slog.New(slog.DiscardHandler),
+		Estimator: estimated{Memory: 1568, CPU: 500},
+	})
+	require.NoError(t, err)
+	e.cfg.Sizer, e.cfg.Capacity = sizer, state.Size{Memory: 1500}
+	execute := func(accepted bool) (given []state.Acceptance) {
+		run := makeRun()
+		run.CommandHash = new("h")
+		submitted := submission(run, accepted, &given)
+		submitted.Executable = state.Definition{DefinitionID: "d"}
+		require.NoError(t, e.Execute(t.Context(), submitted))
+		return given
+	}
+	reported := func() []float64 {
+		return measured.Values(metrics.EngineEKSARAFinalMemoryMB, "engine:eks", "cluster:prod")
+	}
+	execute(false)
+	assert.Empty(t, reported(), "the run was not accepted")
+	given := execute(true)
+	assert.EqualValues(t, 1500, given[0].Memory, "what was learnt is cut to the cluster's capacity")
+	assert.Equal(t, []float64{1500}, reported())
+
+	api.create = status(http.StatusConflict, metav1.StatusReasonAlreadyExists)
+	api.there, err = job.Build(job.Input{
+		Run: makeRun(), Resources: adapter.Resources{Size: state.Size{Memory: 896, CPU: 300}, Limit: state.Size{Memory: 900, CPU: 400}},
+		Settings: job.Settings{EKS: config.EKS{JobNamespace: "jobs"}},
+	})
+	require.NoError(t, err)
+	assert.EqualValues(t, 896, execute(true)[0].Memory)
+	assert.Len(t, reported(), 1, "the size of an existing Job is no new decision")
 }
 
 func TestOutdated(t *testing.T) {

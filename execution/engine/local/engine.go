@@ -44,9 +44,10 @@ const (
 	incomingFolder = "incoming"
 )
 
-// Sizer decides what a run gets (execution/adapter).
+// Sizer decides what a run gets, and reports a decision once it is accepted; *adapter.Adapter.
 type Sizer interface {
-	Resources(ctx context.Context, executable state.Executable, run state.Run) (adapter.Resources, error)
+	Resources(ctx context.Context, executable state.Executable, run state.Run, capacity state.Size) (adapter.Sized, error)
+	Report(ctx context.Context, run state.Run, sized adapter.Sized)
 }
 
 // Store is what the engine needs of the runs' rows.

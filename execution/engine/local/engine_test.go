@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,10 +14,14 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/stitchfix/flotilla-os/config"
+	"github.com/stitchfix/flotilla-os/execution/adapter"
 	"github.com/stitchfix/flotilla-os/execution/engine"
 	"github.com/stitchfix/flotilla-os/execution/engine/local/limits"
 	"github.com/stitchfix/flotilla-os/execution/engine/local/shim"
 	"github.com/stitchfix/flotilla-os/execution/engine/local/shim/shimtest"
+	"github.com/stitchfix/flotilla-os/metrics"
+	"github.com/stitchfix/flotilla-os/metrics/metricstest"
 	"github.com/stitchfix/flotilla-os/state"
 )
 
@@ -62,6 +67,69 @@ func TestMemoryKillIsReported(t *testing.T) {
 	got := awaitStatus(t, r, run, state.StatusStopped)
 	assert.Equal(t, state.ExitCodeOOM, *got.ExitCode)
 	assert.Equal(t, state.ReasonOOMKilled, *got.ExitReason)
+}
+
+// killed is a history of memory kills, by the rule of ara.md section 2 for one kill.
+type killed struct{ run *state.Run }
+
+func (k killed) EstimateRunResources(context.Context, string, string) (state.Size, error) {
+	if k.run.RunID == "" {
+		return state.Size{}, state.Missingf("no kills")
+	}
+	return state.Size{Memory: *k.run.Memory * 7 / 4, CPU: *k.run.CPU * 5 / 4}, nil
+}
+
+// The job and the machine of ara.md section 3, step 4, at a tenth of their sizes: the job needs 120 MB of 150 MB.
+func TestRunGrowsUpToTheCapacity(t *testing.T) {
+	t.Parallel()
+	last, measured := state.Run{}, metricstest.New(t)
+	settings := config.Default().ARA
+	settings.MinMemory = 16
+	sizer, err := adapter.New(adapter.AdapterConfig{
+		ARA: settings, Metrics: measured, Logger: slog.New(slog.DiscardHandler), Estimator: killed{&last},
+	})
+	require.NoError(t, err)
+	r := newRows()
+	e := makeEngine(t, t.TempDir(), r, func(c *Config) { c.Sizer, c.MemoryMB = sizer, 150 })
+	follow(t, e, r)
+	driving(t, e)
+	for _, want := range []struct{ memory, code int64 }{{51, state.ExitCodeOOM}, {89, state.ExitCodeOOM}, {150, 0}} {
+		run := queuedRun(r, `perl -e '$x = "y" x 55_000_000; sleep 2'`, func(run *state.Run) {
+			run.CommandHash, run.RequestedMemory, run.RequestedCPU = new("h"), new(int64(51)), new(int64(250))
+		})
+		require.NoError(t, e.Execute(t.Context(), engine.Submission{
+			Run: run, Executable: state.Definition{DefinitionID: "d"}, Accept: r.accept(run.RunID),
+		}))
+		last = awaitStatus(t, r, run, state.StatusStopped)
+		assert.Equal(t, want.memory, *last.Memory)
+		assert.Equal(t, want.code, *last.ExitCode)
+	}
+	assert.EqualValues(t, 3, measured.Count(metrics.EngineEKSARAEstimationAttempted))
+	assert.EqualValues(t, 2, measured.Count(metrics.EngineEKSARAResourceAdjustment))
+}
+
+func TestADecisionIsReportedOnceTheRunIsAccepted(t *testing.T) {
+	t.Parallel()
+	measured := metricstest.New(t)
+	sizer, err := adapter.New(adapter.AdapterConfig{
+		ARA: config.Default().ARA, Metrics: measured, Logger: slog.New(slog.DiscardHandler), Estimator: killed{&state.Run{}},
+	})
+	require.NoError(t, err)
+	e := makeEngine(t, t.TempDir(), newRows(), func(c *Config) { c.Sizer = sizer })
+	submit := func(id string, accepted bool, failure error) error {
+		return e.Execute(t.Context(), engine.Submission{
+			Run: state.Run{RunID: id, ClusterName: testCluster, Command: new("true")}, Executable: state.Definition{DefinitionID: "d"},
+			Accept: func(context.Context, state.Acceptance) (bool, error) { return accepted, failure },
+		})
+	}
+	reported := func() int64 { return measured.Count(metrics.EngineEKSARANullCommandHash) }
+	require.NoError(t, submit("eks-1", false, nil))
+	require.ErrorIs(t, submit("eks-2", false, errAway), errAway)
+	assert.Zero(t, reported(), "the runs were not accepted")
+	require.NoError(t, submit("eks-3", true, nil))
+	assert.EqualValues(t, 1, reported())
+	require.NoError(t, submit("eks-3", true, nil))
+	assert.EqualValues(t, 1, reported(), "the size is that of the folder")
 }
 
 func TestRunThatCanNeverFitIsRejected(t *testing.T) {

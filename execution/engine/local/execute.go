@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/stitchfix/flotilla-os/execution/adapter"
 	"github.com/stitchfix/flotilla-os/execution/container"
 	"github.com/stitchfix/flotilla-os/execution/engine"
 	"github.com/stitchfix/flotilla-os/execution/engine/local/shim"
@@ -22,7 +23,7 @@ const noRuntime = "none"
 // Execute prepares the attempt's folder and commits the acceptance. If the run fits at once, the same commit holds the
 // intent to start it, and the follower starts it without another look at the database.
 func (e *Engine) Execute(ctx context.Context, s engine.Submission) error {
-	spec, err := e.prepare(ctx, s)
+	spec, sized, err := e.prepare(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -41,6 +42,7 @@ func (e *Engine) Execute(ctx context.Context, s engine.Submission) error {
 	}
 	accepted, err := s.Accept(ctx, acceptance)
 	if err == nil && accepted {
+		e.cfg.Sizer.Report(ctx, s.Run, sized)
 		return e.hand(t, known, reserved)
 	}
 	// Nothing runs in the folder. It stays, because the claim's next holder may be using it already.
@@ -88,33 +90,33 @@ func (e *Engine) hand(t ticket, known, reserved bool) error {
 	return nil
 }
 
-// prepare makes the attempt's folder. One that is there from an earlier try is used as it is, sizes included.
-func (e *Engine) prepare(ctx context.Context, s engine.Submission) (shim.Spec, error) {
+// prepare makes the attempt's folder. One that is there from an earlier try is used as it is, sizes included, and
+// then nothing was decided.
+func (e *Engine) prepare(ctx context.Context, s engine.Submission) (spec shim.Spec, sized adapter.Sized, err error) {
 	run := s.Run
 	if run.RunID == "" || filepath.Base(run.RunID) != run.RunID || run.RunID == ".." {
-		return shim.Spec{}, engine.Rejected{Reason: "The run's id cannot name a folder."}
+		return spec, sized, engine.Rejected{Reason: "The run's id cannot name a folder."}
 	}
 	folder := e.folder(run.RunID, int(run.Attempt()))
-	spec, err := folder.ReadSpec()
+	spec, err = folder.ReadSpec()
 	if errors.Is(err, fs.ErrNotExist) {
-		spec, err = e.specOf(ctx, s)
+		if sized, err = e.cfg.Sizer.Resources(ctx, s.Executable, run, e.admission.capacity); err != nil {
+			return spec, sized, fmt.Errorf("sizing the run: %w", err)
+		}
+		spec = e.specOf(s, sized)
 	}
 	if err != nil {
-		return shim.Spec{}, err
+		return spec, sized, err
 	}
 	if request, capacity := requestOf(spec), e.admission.capacity; !request.Fits(capacity) {
-		return shim.Spec{}, engine.Rejected{Reason: fmt.Sprintf(
+		return spec, sized, engine.Rejected{Reason: fmt.Sprintf(
 			"The run requests %d MB of memory and %d millicores of CPU, and can never fit in the capacity of cluster %s: %d MB and %d millicores.",
 			request.Memory, request.CPU, e.cfg.ClusterName, capacity.Memory, capacity.CPU)}
 	}
-	return spec, folder.Prepare(spec)
+	return spec, sized, folder.Prepare(spec)
 }
 
-func (e *Engine) specOf(ctx context.Context, s engine.Submission) (shim.Spec, error) {
-	size, err := e.cfg.Sizer.Resources(ctx, s.Executable, s.Run)
-	if err != nil {
-		return shim.Spec{}, fmt.Errorf("sizing the run: %w", err)
-	}
+func (e *Engine) specOf(s engine.Submission, size adapter.Sized) shim.Spec {
 	spec := shim.Spec{
 		RunID: s.Run.RunID, Attempt: int(s.Run.Attempt()), Argv: container.Command(s.Run),
 		MemoryMB: size.Memory, CPUMillicores: size.CPU, MemoryLimitMB: size.Limit.Memory, CPULimitMillicores: size.Limit.CPU,
@@ -126,7 +128,7 @@ func (e *Engine) specOf(ctx context.Context, s engine.Submission) (shim.Spec, er
 	if runtime := e.cfg.ContainerRuntime; runtime != "" && runtime != noRuntime {
 		spec = spec.InContainer(runtime, s.Run.Image)
 	}
-	return spec, nil
+	return spec
 }
 
 // deadlineOf returns what is left of the run's deadline in seconds, at least 1, or 0 if it has none. The deadline counts

@@ -181,13 +181,15 @@ func (r *rows) Observe(_ context.Context, seen engine.Observation) error {
 // fixedSize gives each run what its row requests.
 type fixedSize struct{}
 
-func (fixedSize) Resources(_ context.Context, _ state.Executable, run state.Run) (adapter.Resources, error) {
-	memory, cpu := int64(256), int64(250)
+func (fixedSize) Resources(_ context.Context, _ state.Executable, run state.Run, _ state.Size) (adapter.Sized, error) {
+	size := state.Size{Memory: 256, CPU: 250}
 	if run.RequestedMemory != nil {
-		memory = *run.RequestedMemory
+		size.Memory = *run.RequestedMemory
 	}
-	return adapter.Resources{Size: state.Size{Memory: memory, CPU: cpu}, Limit: state.Size{Memory: memory, CPU: cpu}}, nil
+	return adapter.Sized{Resources: adapter.Resources{Size: size, Limit: size}}, nil
 }
+
+func (fixedSize) Report(context.Context, state.Run, adapter.Sized) {}
 
 const testCluster = "local"
 
