@@ -51,6 +51,30 @@ func TestAClusterThatIsGoneIsFollowedWhileItHasActiveRuns(t *testing.T) {
 	require.Eventually(t, func() bool { return w.locker.times(leadFollow+"c") == 2 }, patience, time.Millisecond, "it came back")
 }
 
+func TestUnfollowedRunsOfAClusterThatIsGoneAreLoggedOnce(t *testing.T) {
+	t.Parallel()
+	const message = "active runs of a cluster that is gone"
+	w, logs := makeWorld(t, newFakeEngine()), &testkit.Log{}
+	w.Logger = slog.New(slog.NewTextHandler(logs, nil))
+	u := newUpkeep(w.SupervisorConfig)
+	w.store.depths = []state.QueueDepth{{EngineKey: keyOf("gone"), Active: 2}, {EngineKey: keyOf("c"), Active: 1}}
+	w.store.locks = map[string]bool{leadFollow + "gone": true}
+	require.NoError(t, u.measure(t.Context()))
+	assert.NotContains(t, logs.String(), message, "another server follows it still")
+	w.store.locks = nil
+	for range 3 {
+		require.NoError(t, u.measure(t.Context()))
+	}
+	assert.Equal(t, 1, strings.Count(logs.String(), message), logs.String())
+	assert.Contains(t, logs.String(), "cluster=gone engine=eks runs=2")
+
+	w.clusters.set("gone", newFakeEngine())
+	require.NoError(t, u.measure(t.Context()))
+	w.clusters.with(func(c *fakeClusters) { delete(c.engines, "gone") })
+	require.NoError(t, u.measure(t.Context()))
+	assert.Equal(t, 2, strings.Count(logs.String(), message), "it came back and went again")
+}
+
 func TestTheGaugesOfAClusterThatIsGoneAreSetToZeroOnce(t *testing.T) {
 	t.Parallel()
 	w := makeWorld(t, newFakeEngine())

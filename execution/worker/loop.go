@@ -12,9 +12,12 @@ const (
 	longestBackoff = 10 * time.Second
 )
 
-// otherError is how long a failing Loop waits before it logs an error with another text. Texts may hold what differs
-// each time, such as a port.
-const otherError = 10 * time.Second
+// A failing Loop logs an error with another text, or after a long Step, no sooner than otherError after the last, and
+// waits twice as long each time, up to rarestError: texts may hold what differs each time, such as a port.
+const (
+	otherError  = 10 * time.Second
+	rarestError = time.Hour
+)
 
 // Loop is everything periodic: it calls Step, pauses, and calls it again. A Step that fails is called again with a
 // growing delay; its first failure, a different one, and its recovery are logged once each.
@@ -35,6 +38,7 @@ type Loop struct {
 	backoff time.Duration // 0 while Step succeeds
 	logged  string        // the last error's text
 	at      time.Time     // when it was logged
+	quiet   time.Duration // how long no other failure is logged
 }
 
 // Run calls Step until ctx ends, and returns nil then.
@@ -75,14 +79,15 @@ func (l *Loop) once(ctx context.Context) time.Duration {
 		if l.backoff > 0 {
 			l.Logger.Info("works again", "what", l.What)
 		}
-		l.backoff, l.logged = 0, ""
+		l.backoff, l.logged, l.quiet = 0, "", 0
 		return l.Every
 	}
-	if now.Sub(began) > longestBackoff {
-		l.backoff, l.logged = 0, ""
+	worked := now.Sub(began) > longestBackoff
+	if worked {
+		l.backoff = 0
 	}
-	if text := err.Error(); l.logged == "" || text != l.logged && now.Sub(l.at) >= otherError {
-		l.logged, l.at = text, now
+	if text := err.Error(); l.logged == "" || (worked || text != l.logged) && now.Sub(l.at) >= l.quiet {
+		l.logged, l.at, l.quiet = text, now, min(max(2*l.quiet, otherError), rarestError)
 		l.Logger.Warn("failed and is tried again", "what", l.What, "error", err)
 	}
 	l.backoff = min(max(2*l.backoff, firstBackoff), longestBackoff)

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -61,6 +62,25 @@ func TestLoopLogsAnotherErrorLater(t *testing.T) {
 		assert.NoError(t, l.Run(ctx))
 		assert.Equal(t, 1, strings.Count(logs.String(), "no table"), logs.String())
 	})
+}
+
+func TestLoopLogsErrorsThatDifferEachTimeLessAndLess(t *testing.T) {
+	t.Parallel()
+	for name, step := range map[string]func() error{
+		"another text": func() error { return fmt.Errorf("no such host at %s", time.Now()) },
+		"a long step":  func() error { time.Sleep(time.Minute); return errors.New("no such host") },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			logs := &testkit.Log{}
+			ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+			defer cancel()
+			l := &Loop{What: "cannot follow", Logger: slog.New(slog.NewTextHandler(logs, nil)), Step: func(context.Context) error { return step() }}
+			assert.NoError(t, l.Run(ctx))
+			count := strings.Count(logs.String(), "no such host")
+			assert.Greater(t, count, 20, name)
+			assert.Less(t, count, 40, name)
+		})
+	}
 }
 
 func TestLoopIsWokenButNotAfterAFailure(t *testing.T) {

@@ -43,6 +43,7 @@ type upkeep struct {
 	retentionDays int
 
 	measured map[state.EngineKey]bool // what the gauges stand for
+	warned   map[state.EngineKey]bool // engines whose runs nothing follows
 
 	mu      sync.Mutex
 	missing map[state.WorkerType]string
@@ -51,7 +52,7 @@ type upkeep struct {
 func newUpkeep(cfg SupervisorConfig) *upkeep {
 	return &upkeep{
 		tools: cfg.tools(), store: cfg.Store, clusters: cfg.Clusters, locker: cfg.Locker, engines: cfg.Engines,
-		retentionDays: cfg.RetentionDays, measured: map[state.EngineKey]bool{}, missing: map[state.WorkerType]string{},
+		retentionDays: cfg.RetentionDays, measured: map[state.EngineKey]bool{}, warned: map[state.EngineKey]bool{}, missing: map[state.WorkerType]string{},
 	}
 }
 
@@ -110,6 +111,11 @@ func (u *upkeep) measure(ctx context.Context) error {
 		delete(u.measured, key)
 	}
 	for _, depth := range depths {
+		if _, known := clusters[depth.Cluster]; known {
+			delete(u.warned, depth.EngineKey)
+		} else if err := u.warnOfGone(ctx, depth); err != nil {
+			return err
+		}
 		if depth.Queued == 0 {
 			continue
 		}
@@ -127,6 +133,25 @@ func (u *upkeep) gauge(depth state.QueueDepth) {
 	u.metrics.Gauge(metrics.QueueDepth, tags, float64(depth.Queued))
 	u.metrics.Gauge(metrics.QueueOldestAgeSeconds, tags, depth.OldestAge)
 	u.metrics.Gauge(metrics.RunsActive, tags, float64(depth.Active))
+}
+
+// warnOfGone logs once that the active runs of a cluster that is gone are not followed: the cluster was removed, and
+// then every server that still had its engine was restarted.
+func (u *upkeep) warnOfGone(ctx context.Context, depth state.QueueDepth) error {
+	if depth.Active == 0 || u.warned[depth.EngineKey] {
+		return nil
+	}
+	if _, err := u.clusters.Engine(ctx, depth.EngineKey); !errors.As(err, new(state.MissingResource)) {
+		return nil
+	}
+	followed, err := u.store.LockHeld(ctx, followLock(depth.EngineKey))
+	if err != nil || followed {
+		return err
+	}
+	u.warned[depth.EngineKey] = true
+	u.logger.Warn("active runs of a cluster that is gone stay as they are until it is back or their deadline passes",
+		"cluster", depth.Cluster, "engine", depth.Engine, "runs", depth.Active)
+	return nil
 }
 
 // whyWaiting returns why no submit worker of this server takes queued runs of
