@@ -9,8 +9,8 @@ import (
 	"github.com/stitchfix/flotilla-os/state/database"
 )
 
-// idUnindexed orders by run_id and by no index: where few of very many runs are wanted, the planner has to begin with
-// those few, and cannot go through all runs in the order asked for.
+// idUnindexed orders by run_id without an index. If few of very many runs are wanted, the planner must then begin with
+// those few, and cannot read all runs in order.
 const idUnindexed = `(run_id || '')`
 
 const activeRunsSQL = `SELECT ` + runColumns + ` FROM task
@@ -20,9 +20,9 @@ const activeRunsSQL = `SELECT ` + runColumns + ` FROM task
 	ORDER BY ` + idUnindexed + `
 	LIMIT $4`
 
-// ActiveRuns returns the PENDING and RUNNING runs of an engine page by page, in
-// the order of their ids: up to limit of them behind the id after, which is
-// empty for the first page. If nodeName is not empty, only those of that node.
+// ActiveRuns returns a page of the PENDING and RUNNING runs of an engine, in the order of their ids: up to limit of
+// them behind the id after, which is empty for the first page. If nodeName is not empty, it returns only those of that
+// node.
 func (m *Manager) ActiveRuns(ctx context.Context, key EngineKey, nodeName, after string, limit int) ([]Run, error) {
 	return m.selectRuns(ctx, activeRunsSQL, key.Cluster, nodeName, after, limit, key.Engine)
 }
@@ -40,43 +40,21 @@ const stoppedAmongSQL = `SELECT id FROM unnest($1::varchar[]) AS id
 func (m *Manager) StoppedAmong(ctx context.Context, runIDs []string) ([]string, error) {
 	var stopped []string
 	err := m.db.SelectContext(ctx, &stopped, stoppedAmongSQL, pq.StringArray(runIDs))
-	if err != nil {
-		return nil, interpretError(err)
-	}
-	return stopped, nil
+	return stopped, interpretError(err)
 }
 
-// A run in its second attempt has started and may be PENDING again. The order
-// is by an expression so that the planner reads the active runs, which are few,
-// and not all runs in the order of an index.
+// A run in its second attempt has started and may be PENDING again. The order is by an expression so that the planner
+// reads the active runs, which are few, and not all runs in the order of an index.
 const overdueRunsSQL = `SELECT ` + runColumns + ` FROM task
 	WHERE status IN ('PENDING', 'RUNNING') AND engine = ANY($3)
 	  AND started_at + make_interval(secs => active_deadline_seconds + CAST($1 AS float8)) < now()
 	ORDER BY started_at + make_interval(secs => active_deadline_seconds), run_id
 	LIMIT $2`
 
-// OverdueRuns returns up to limit active runs of the engines that are more than
-// grace past their deadline, the most overdue first.
+// OverdueRuns returns up to limit active runs of the engines that are more than grace past their deadline, the most
+// overdue first.
 func (m *Manager) OverdueRuns(ctx context.Context, engines []string, grace time.Duration, limit int) ([]Run, error) {
 	return m.selectRuns(ctx, overdueRunsSQL, grace.Seconds(), limit, pq.StringArray(engines))
-}
-
-const queueDepthsSQL = `SELECT COALESCE(cluster_name, '') AS cluster_name, engine,
-		count(*) FILTER (WHERE status = 'QUEUED') AS queued,
-		count(*) FILTER (WHERE status IN ('PENDING', 'RUNNING')) AS active,
-		COALESCE(EXTRACT(epoch FROM now() - min(queued_at) FILTER (WHERE status = 'QUEUED')), 0) AS oldest_age
-	FROM task
-	WHERE status IN ('QUEUED', 'PENDING', 'RUNNING')
-	GROUP BY 1, 2
-	ORDER BY 1, 2`
-
-// QueueDepths counts what waits and what runs, for each engine that has runs.
-func (m *Manager) QueueDepths(ctx context.Context) ([]QueueDepth, error) {
-	var depths []QueueDepth
-	if err := m.db.SelectContext(ctx, &depths, queueDepthsSQL); err != nil {
-		return nil, interpretError(err)
-	}
-	return depths, nil
 }
 
 // LockHeld reports whether any server leads under a name (database.Locker).
@@ -85,11 +63,10 @@ func (m *Manager) LockHeld(ctx context.Context, name string) (bool, error) {
 	return held, interpretError(err)
 }
 
-// A run of a local cluster belongs to one node, a server with its data folder,
-// from PENDING on: claimed_by is the node. instance_id says that the node has
-// committed itself to starting the run; before that another node may have it.
-
-// node is a change by or about nodes, as arguments.
+// node holds a change by or about nodes, as arguments.
+//
+// From PENDING on, a run of a local cluster belongs to one node, a server with its data folder: claimed_by is the node.
+// instance_id is set once the node has committed itself to starting the run. Before that another node may get the run.
 type node struct {
 	RunID string `db:"run_id"`
 	Node  string `db:"node"`
@@ -104,22 +81,19 @@ type node struct {
 const commitStartSQL = `UPDATE task SET instance_id = :node
 	WHERE run_id = :run_id AND status = 'PENDING' AND claimed_by = :node AND COALESCE(instance_id, '') = ''`
 
-// CommitStart records that the node starts the run's process. Only after a
-// true answer may it do so: false says that the run was stopped, was given to
-// another node, or was committed before.
+// CommitStart records that the node starts the run's process. The node must not start it if CommitStart returns false:
+// the run was stopped, was given to another node, or was committed before.
 func (m *Manager) CommitStart(ctx context.Context, runID, nodeName string) (bool, error) {
 	return m.hitsOne(ctx, commitStartSQL, node{RunID: runID, Node: nodeName})
 }
 
-// requeuedSQL makes a run that no process was started for wait again. Its
-// attempt was none.
+// requeuedSQL puts a run back in the queue whose process was never started. That does not count as an attempt.
 const requeuedSQL = `status = :to_status, claimed_by = NULL, claimed_until = NULL, instance_id = '', status_reason = NULL`
 
 const returnRunSQL = `UPDATE task SET ` + requeuedSQL + `
 	WHERE run_id = :run_id AND status = ANY(:guard) AND claimed_by = :node`
 
-// ReturnRun puts a PENDING run of the node back in the queue. The node must be
-// sure that it never started the run's process.
+// ReturnRun puts a PENDING run of the node back in the queue. The node must never have started the run's process.
 func (m *Manager) ReturnRun(ctx context.Context, runID, nodeName string) (bool, error) {
 	return m.hitsOne(ctx, returnRunSQL, node{
 		RunID: runID, Node: nodeName, To: StatusQueued, Guard: guard(StatusQueued, StatusPending),
@@ -129,30 +103,30 @@ func (m *Manager) ReturnRun(ctx context.Context, runID, nodeName string) (bool, 
 const heartbeatSQL = `INSERT INTO flotilla_node (node, host, seen_at) VALUES ($1, $2, now())
 	ON CONFLICT (node) DO UPDATE SET host = excluded.host, seen_at = excluded.seen_at`
 
-// Heartbeat says that the node lives, on host. A node must have said so once
-// before it accepts runs: only the runs of known nodes can become orphans.
+// Heartbeat records that the node is alive, on host. A node must call it before it accepts runs, because only the runs
+// of known nodes can become orphans.
 func (m *Manager) Heartbeat(ctx context.Context, nodeName, host string) error {
 	_, err := m.exec(ctx, heartbeatSQL, nodeName, host)
 	return err
 }
 
-// silentNodesSQL are the nodes that have not been heard of for a time.
+// silentNodesSQL selects the nodes without a heartbeat for some time.
 const silentNodesSQL = `(SELECT node FROM flotilla_node WHERE seen_at < now() - make_interval(secs => :silent))`
 
 const requeueOrphansSQL = `UPDATE task SET ` + requeuedSQL + `
 	WHERE status = ANY(:guard) AND status = 'PENDING' AND COALESCE(instance_id, '') = ''
 	  AND claimed_by IN ` + silentNodesSQL
 
-// RequeueOrphans puts the runs back in the queue that a node accepted and did
-// not commit to before it fell silent for deadAfter. It counts them.
+// RequeueOrphans puts runs back in the queue that a node accepted and did not commit to before it fell silent for
+// deadAfter. It returns how many there were.
 func (m *Manager) RequeueOrphans(ctx context.Context, deadAfter time.Duration) (int, error) {
 	return m.update(ctx, requeueOrphansSQL, node{
 		Silent: deadAfter.Seconds(), To: StatusQueued, Guard: guard(StatusQueued, StatusPending),
 	})
 }
 
-// The exit code of a lost run is not known and stays NULL. Of the active runs, which are few, it is looked up which are
-// the cluster's, and not the other way around: the planner may not know yet how many runs a new cluster has had.
+// The exit code of a lost run is not known and stays NULL. The statement begins with the active runs, which are few,
+// and not with the cluster's: the planner may not know yet how many runs a new cluster has had.
 const stopLostSQL = `UPDATE task SET
 		status = :to_status, exit_code = NULL, exit_reason = :reason, finished_at = now(), status_reason = NULL
 	WHERE status = ANY(:guard) AND run_id = ANY(ARRAY(
@@ -164,8 +138,8 @@ const stopLostSQL = `UPDATE task SET
 		FOR UPDATE SKIP LOCKED))
 	RETURNING ` + runColumns
 
-// StopLost stops up to limit active runs of a local cluster's engine whose node
-// has been silent for lostAfter, and returns them.
+// StopLost stops up to limit active runs of a local cluster's engine whose node has been silent for lostAfter, and
+// returns them.
 func (m *Manager) StopLost(ctx context.Context, key EngineKey, lostAfter time.Duration, limit int) ([]Run, error) {
 	return m.changed(ctx, stopLostSQL, node{
 		EngineKey: key, Silent: lostAfter.Seconds(), Limit: limit,

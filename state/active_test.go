@@ -47,7 +47,7 @@ func TestActiveRunsArePagedById(t *testing.T) {
 	}
 }
 
-func TestStoppedAmongAnswersWhatHasEndedOrIsGone(t *testing.T) {
+func TestStoppedAmongReturnsRunsThatEndedOrAreGone(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	running, stopped := s.run(t, state.StatusRunning), s.run(t, state.StatusStopped)
@@ -106,8 +106,8 @@ func TestQueueDepths(t *testing.T) {
 	}, depths)
 }
 
-// Spark runs of the program before share clusters with container jobs. Until this program executes them, nothing that
-// is done for container jobs may touch them.
+// Spark runs of the old program share clusters with container jobs. Until this program executes them, nothing that is
+// done for container jobs may touch them.
 func TestRunsOfAnotherEngineAreLeftAlone(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
@@ -168,7 +168,7 @@ func (s store) local(t testing.TB, status state.Status, node string, started boo
 	return s.get(t, r.RunID)
 }
 
-// silence makes a node known, and unheard of for a time.
+// silence makes a node known, with its last heartbeat d ago.
 func (s store) silence(t testing.TB, node string, d time.Duration) {
 	t.Helper()
 	require.NoError(t, s.Heartbeat(t.Context(), node, "host"))

@@ -13,7 +13,7 @@ import (
 	"github.com/stitchfix/flotilla-os/state/statetest"
 )
 
-// oldDatabase is a database of the program before this one.
+// oldDatabase returns a database of the old program.
 func oldDatabase(t testing.TB) *pgtest.DB {
 	t.Helper()
 	db := pgtest.New(t)
@@ -24,7 +24,7 @@ func oldDatabase(t testing.TB) *pgtest.DB {
 	return db
 }
 
-// takeOver is a Manager of a migrated oldDatabase.
+// takeOver returns a Manager of a migrated oldDatabase.
 func takeOver(t testing.TB) store {
 	t.Helper()
 	db := oldDatabase(t)
@@ -38,9 +38,9 @@ func TestAnOldDatabaseIsTakenOver(t *testing.T) {
 	t.Parallel()
 	s := takeOver(t)
 	assert.Equal(t, 1, ask[int](t, s, `SELECT count(*) FROM pg_indexes WHERE indexdef LIKE '%gin (env%'`),
-		"an index that is there under another name is not built twice")
+		"an index that exists under another name is not built twice")
 	assert.Equal(t, 1, ask[int](t, s, `SELECT count(*) FROM information_schema.columns
-		WHERE table_name = 'task' AND column_name = 'metrics'`), "columns that are not ours stay")
+		WHERE table_name = 'task' AND column_name = 'metrics'`), "unknown columns stay")
 
 	full, err := s.GetDefinition(t.Context(), "def-full")
 	require.NoError(t, err)
@@ -78,7 +78,7 @@ func TestTheRunsOfAnOldDatabaseAreReadable(t *testing.T) {
 		for _, order := range []string{state.OrderAscending, state.OrderDescending} {
 			ids, total := s.runIDs(t, state.ListOptions{SortBy: sortBy, Order: order})
 			assert.Len(t, ids, 6)
-			assert.Equal(t, 6, total, "a run of an engine that is no more is shown when asked for")
+			assert.Equal(t, 6, total, "runs of a retired engine are listed only on request")
 		}
 	}
 	for _, id := range []string{"eks-nothing", "eks-json-nulls", "ecs-ancient"} {
@@ -107,7 +107,7 @@ func TestRunsGoOnInAnOldDatabase(t *testing.T) {
 	assert.Equal(t, 1, stopped)
 	assert.Equal(t, md5Of("echo full"), s.get(t, "eks-queued").CommandHash)
 	assert.Equal(t, md5Of("echo full"), s.get(t, "eks-running").CommandHash)
-	assert.Equal(t, md5Of("nightly"), s.get(t, "eks-old-hash").CommandHash, "what is over is not migrated")
+	assert.Equal(t, md5Of("nightly"), s.get(t, "eks-old-hash").CommandHash, "the hash of a stopped run is not migrated")
 	claimed, err := s.ClaimRuns(t.Context(), state.ClaimRequest{EngineKey: state.EngineKey{Cluster: "sun", Engine: state.EKSEngine}, Worker: "w", Lease: time.Minute, Limit: 10})
 	require.NoError(t, err)
 	require.Len(t, claimed, 1)
@@ -151,7 +151,7 @@ func TestTheOldProgramCanStillWrite(t *testing.T) {
 	assert.Equal(t, []string{"new"}, back.Tags)
 }
 
-// Spark runs are left as they are until something executes them.
+// Spark runs are left as they are until this program executes them.
 func TestActiveSparkRunsAreNotAdopted(t *testing.T) {
 	t.Parallel()
 	s := takeOver(t)
@@ -165,7 +165,7 @@ func TestActiveSparkRunsAreNotAdopted(t *testing.T) {
 	assert.Equal(t, before, ask[string](t, s, asIs))
 }
 
-// The old program stored the tag ” whenever it updated a definition.
+// The old program stored the empty tag with every update of a definition.
 func TestEmptyTagsAreDropped(t *testing.T) {
 	t.Parallel()
 	s := takeOver(t)

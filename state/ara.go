@@ -11,20 +11,17 @@ import (
 )
 
 const (
-	// runtimeWindow and runtimeSample bound the history of EstimateRuntime.
-	// The window is kubernetes.md's (Placement); the sample is what one index
-	// page or so holds, because every submission asks.
+	// runtimeWindow and runtimeSample bound the history of EstimateRuntime. The window is that of kubernetes.md
+	// (Placement). The sample fits in about one page of the index, because every submission reads it.
 	runtimeWindow = 7 * 24 * time.Hour
 	runtimeSample = 500
-	// reattemptWindow is kubernetes.md's (Placement).
+	// reattemptWindow is that of kubernetes.md (Placement).
 	reattemptWindow = 18 * time.Minute
 )
 
-// EstimateRunResources tells what the next run of a command needs, by those of
-// its runs that were killed for memory: memory in MB, cpu in millicores
-// (ara.md, section 2). It reads the read-only database. MissingResource where
-// history says nothing, and where a standby cancelled the query in favour of
-// replaying the primary's log; any other error is one.
+// EstimateRunResources returns what the next run of a command needs, by those of its runs that were killed for memory
+// (ara.md, section 2). It reads the read-only database. It returns MissingResource if there are none, or if a standby
+// cancelled the query in favour of replaying the primary's log.
 func (m *Manager) EstimateRunResources(ctx context.Context, executableID, commandHash string) (Size, error) {
 	var found struct {
 		Memory *int64 `db:"memory"`
@@ -45,52 +42,49 @@ func (m *Manager) EstimateRunResources(ctx context.Context, executableID, comman
 	return Size{Memory: *found.Memory, CPU: *found.CPU}, nil
 }
 
-// isRecoveryConflict reports whether a standby cancelled a query because it
-// stood in the way of recovery (data-model.md, Connections).
+// isRecoveryConflict reports whether a standby cancelled a query because it conflicted with recovery (data-model.md,
+// Connections).
 func isRecoveryConflict(err error) bool {
 	var pgErr *pq.Error
 	return errors.As(err, &pgErr) &&
 		(pgErr.Code == pqerror.TRSerializationFailure || pgErr.Code == pqerror.TRDeadlockDetected)
 }
 
-// EstimateRuntime is the 95th percentile, in minutes, of how long a command's
-// newest runs of the last 7 days took. MissingResource where there were none.
+// EstimateRuntime returns the 95th percentile, in minutes, of how long a command's newest runs of the last 7 days took,
+// or MissingResource if there were none.
 func (m *Manager) EstimateRuntime(ctx context.Context, executableID, commandHash string) (float64, error) {
 	return history[float64](ctx, m, TaskRuntimeSelectCommandSQL,
 		executableID, commandHash, runtimeWindow.Seconds(), runtimeSample)
 }
 
-// ReattemptRate is the share, 0 to 1, of recent spot runs that needed more than
-// one attempt.
+// ReattemptRate returns the share, 0 to 1, of recent spot runs that needed more than one attempt.
 func (m *Manager) ReattemptRate(ctx context.Context) (float64, error) {
 	return history[float64](ctx, m, ReattemptRateSelectSQL, reattemptWindow.Seconds())
 }
 
-// EstimateExecutorCount is how many executors nearly all of a command's newest
-// Spark runs were content with. MissingResource where there were none.
+// EstimateExecutorCount returns how many executors sufficed for nearly all of a command's newest Spark runs, or
+// MissingResource if there were none.
 func (m *Manager) EstimateExecutorCount(ctx context.Context, executableID, commandHash string) (int64, error) {
 	return history[int64](ctx, m, ExecutorCountSelectCommandSQL, m.sparkArgs(executableID, commandHash)...)
 }
 
-// ExecutorOOM reports whether an executor of one of a command's newest Spark
-// runs was killed for memory.
+// ExecutorOOM reports whether an executor of one of a command's newest Spark runs was killed for memory.
 func (m *Manager) ExecutorOOM(ctx context.Context, executableID, commandHash string) (bool, error) {
 	return history[bool](ctx, m, ExecutorOOMSelectCommandSQL, m.sparkArgs(executableID, commandHash)...)
 }
 
-// DriverOOM reports whether the driver of one of a command's newest Spark runs
-// was killed for memory.
+// DriverOOM reports whether the driver of one of a command's newest Spark runs was killed for memory.
 func (m *Manager) DriverOOM(ctx context.Context, executableID, commandHash string) (bool, error) {
 	return history[bool](ctx, m, DriverOOMSelectCommandSQL, m.sparkArgs(executableID, commandHash)...)
 }
 
-// sparkArgs are the arguments of the queries upon sparkHistorySQL.
+// sparkArgs returns the arguments of the queries on sparkHistorySQL.
 func (m *Manager) sparkArgs(executableID, commandHash string) []any {
 	return []any{executableID, commandHash, m.ara.Window.Seconds(), m.ara.Sample}
 }
 
-// history asks the read-only database for one value. MissingResource where it
-// is NULL, or where a standby cancelled the query.
+// history returns one value that a query reads in the read-only database. It returns MissingResource if the value is
+// NULL, or a standby cancelled the query.
 func history[T any](ctx context.Context, m *Manager, text string, args ...any) (T, error) {
 	var found sql.Null[T]
 	err := m.lookup(ctx, &found, text, args...)
@@ -103,31 +97,25 @@ func history[T any](ctx context.Context, m *Manager, text string, args ...any) (
 	return found.V, interpretError(err)
 }
 
-// ARAReport is what VerifyARA found among the runs queued since a time
-// (ara.md, section 6).
+// ARAReport is what VerifyARA found among the runs queued since a time (ara.md, section 6).
 type ARAReport struct {
 	Since time.Time `db:"-" json:"since"`
 	Runs  int64     `db:"runs" json:"runs"`
 
-	// What must be 0.
-
-	// CommandsWithoutHash counts runs that have a command and no hash.
+	// CommandsWithoutHash counts runs that have a command and no hash. It and the next two must be 0.
 	CommandsWithoutHash int64 `db:"commands_without_hash" json:"commands_without_hash"`
 	// WrongHashes counts runs whose hash is not the MD5 of their command.
 	WrongHashes int64 `db:"wrong_hashes" json:"wrong_hashes"`
 	// SharedHashes counts hashes that more than one distinct command has.
 	SharedHashes int64 `db:"shared_hashes" json:"shared_hashes"`
 
-	// What is good to know.
-
-	// WithoutCommand counts runs that have no command; ARA leaves them alone.
+	// WithoutCommand counts runs that have no command; ARA ignores them. It and the next three are for information.
 	WithoutCommand int64 `db:"without_command" json:"without_command"`
-	// OOMKills counts runs that teach ARA.
+	// OOMKills counts runs that ARA learns from.
 	OOMKills int64 `db:"oom_kills" json:"oom_kills"`
-	// Adjusted counts runs that were given more memory than they and their
-	// definition asked for.
+	// Adjusted counts runs that got more memory than they and their definition asked for.
 	Adjusted int64 `db:"adjusted" json:"adjusted"`
-	// AtMaximum counts runs that were given the most memory or cpu there is.
+	// AtMaximum counts runs that got the maximum of memory or cpu.
 	AtMaximum int64 `db:"at_maximum" json:"at_maximum"`
 }
 
@@ -136,9 +124,8 @@ func (r ARAReport) Clean() bool {
 	return r.CommandsWithoutHash == 0 && r.WrongHashes == 0 && r.SharedHashes == 0
 }
 
-// What a run would be given without ARA is what it asked for, else what its
-// definition or template says, but never less than the minimum. A definition
-// may have changed since; this part of the report is for information.
+// Without ARA a run would get what it asked for, else what its definition or template has, but never less than the
+// minimum. A definition may have changed since; this part of the report is for information.
 const verifyARASQL = `
 WITH recent AS (
 	SELECT task.*,
@@ -169,8 +156,7 @@ SELECT count(*) AS runs,
 			OR cpu >= CASE WHEN gpu > 0 THEN CAST($6 AS bigint) ELSE $5 END)) AS at_maximum
 FROM recent`
 
-// VerifyARA checks the hashes of the runs queued after since, and says what
-// ARA did. It reads the primary.
+// VerifyARA checks the hashes of the runs queued after since, and reports what ARA did. It reads the primary.
 func (m *Manager) VerifyARA(ctx context.Context, since time.Time) (ARAReport, error) {
 	report := ARAReport{Since: since}
 	err := m.db.GetContext(ctx, &report, verifyARASQL, since,

@@ -10,8 +10,7 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// killed stores a run of the command "echo hello" that was killed for memory
-// some time ago, changed by set.
+// killed stores a run of the command "echo hello" that was killed for memory some time ago, changed by set.
 func (s store) killed(t testing.TB, memory, cpu int64, ago time.Duration, set string) {
 	t.Helper()
 	r := s.run(t, state.StatusStopped, func(r *state.Run) { r.QueuedAt = new(time.Now().Add(-ago)) })
@@ -57,21 +56,21 @@ func TestWhichRunsTeach(t *testing.T) {
 		set     string
 		teaches bool
 	}{
-		"killed for memory":                       {0, "", true},
-		"code 137 alone":                          {0, `exit_reason = NULL`, true},
-		"reason OOMKilled with another code":      {0, `exit_code = 1`, true},
-		"reason OOMKilled with an unknown code":   {0, `exit_code = NULL`, true},
-		"a child killed, the command survived":    {0, `exit_code = 0`, false},
-		"failed otherwise":                        {0, `exit_code = 1, exit_reason = 'Error'`, false},
-		"just within 3 days":                      {72*time.Hour - time.Minute, "", true},
-		"just beyond 3 days":                      {72*time.Hour + time.Minute, "", false},
-		"another command":                         {0, `command_hash = md5('true')`, false},
-		"no command":                              {0, `command_hash = NULL`, false},
-		"another definition":                      {0, `definition_id = 'other'`, false},
-		"another engine":                          {0, `engine = 'eks-spark'`, false},
-		"memory unknown":                          {0, `memory = NULL`, false},
-		"cpu unknown":                             {0, `cpu = NULL`, false},
-		"a template's run, whose id is its own's": {0, `executable_type = 'template'`, true},
+		"killed for memory":                     {0, "", true},
+		"code 137 alone":                        {0, `exit_reason = NULL`, true},
+		"reason OOMKilled with another code":    {0, `exit_code = 1`, true},
+		"reason OOMKilled with an unknown code": {0, `exit_code = NULL`, true},
+		"a child killed, the command survived":  {0, `exit_code = 0`, false},
+		"failed otherwise":                      {0, `exit_code = 1, exit_reason = 'Error'`, false},
+		"just within 3 days":                    {72*time.Hour - time.Minute, "", true},
+		"just beyond 3 days":                    {72*time.Hour + time.Minute, "", false},
+		"another command":                       {0, `command_hash = md5('true')`, false},
+		"no command":                            {0, `command_hash = NULL`, false},
+		"another definition":                    {0, `definition_id = 'other'`, false},
+		"another engine":                        {0, `engine = 'eks-spark'`, false},
+		"memory unknown":                        {0, `memory = NULL`, false},
+		"cpu unknown":                           {0, `cpu = NULL`, false},
+		"a run of a template":                   {0, `executable_type = 'template'`, true},
 	} {
 		s.killed(t, 1000, 1000, c.ago, c.set)
 		got, err := estimate(t, s)
@@ -85,7 +84,7 @@ func TestWhichRunsTeach(t *testing.T) {
 	}
 }
 
-func TestAnEstimateBeyondAnIntegerIsNoError(t *testing.T) {
+func TestAnEstimateAboveTheIntegerRangeIsNoError(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	s.killed(t, 2_000_000_000, 1000, 0, "")
@@ -204,7 +203,7 @@ func TestSparkHistoryIsThatOfTheCommand(t *testing.T) {
 	assert.False(t, oom)
 }
 
-func TestVerifyARACountsWhatMustNotBe(t *testing.T) {
+func TestVerifyARACountsWrongHashesAndAdjustments(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		set  string
@@ -215,7 +214,7 @@ func TestVerifyARACountsWhatMustNotBe(t *testing.T) {
 		"the hash of a description":   {`command_hash = md5(description)`, state.ARAReport{WrongHashes: 1}},
 		"a hash without a command":    {`command = NULL`, state.ARAReport{WrongHashes: 1, WithoutCommand: 1}},
 		"no command":                  {`command = NULL, command_hash = NULL`, state.ARAReport{WithoutCommand: 1}},
-		"an empty command of old":     {`command = '', command_hash = NULL`, state.ARAReport{WithoutCommand: 1}},
+		"an old empty command":        {`command = '', command_hash = NULL`, state.ARAReport{WithoutCommand: 1}},
 		"a hash of two commands":      {`command = 'true'`, state.ARAReport{WrongHashes: 1, SharedHashes: 1}},
 		"queued before":               {`command = 'true', queued_at = now() - INTERVAL '2 hours'`, state.ARAReport{Runs: -1}},
 		"killed for memory":           {`exit_code = 137`, state.ARAReport{OOMKills: 1}},

@@ -20,10 +20,10 @@ import (
 	"github.com/stitchfix/flotilla-os/state/statetest"
 )
 
-// fewRuns is the history that a large one is compared with.
+// fewRuns is the length of the history that a large one is compared with.
 const fewRuns = 10_000
 
-// benchHistory is a Manager of a database with n runs.
+// benchHistory returns a Manager of a database with n runs, and the database.
 func benchHistory(b *testing.B, n int) (*state.Manager, *sqlx.DB) {
 	b.Helper()
 	db := pgtest.New(b)
@@ -47,8 +47,8 @@ func median(b *testing.B, call func(ctx context.Context) error) time.Duration {
 	return middle
 }
 
-// oldLookup is how the resources of a run were looked up before the hash was
-// an argument: by way of the run, and without an index of the killed runs.
+// oldLookup looks up the resources of a run as before the hash was an argument: by way of the run, and without an index
+// of the killed runs.
 const oldLookup = `
 SELECT CAST((percentile_disc(0.99) WITHIN GROUP (ORDER BY memory)) * 1.75 AS int) AS memory,
        CAST((percentile_disc(0.99) WITHIN GROUP (ORDER BY cpu)) * 1.25 AS int) AS cpu
@@ -63,8 +63,8 @@ FROM (
 	LIMIT 30
 ) AS killed`
 
-// BenchmarkARALookup asks for the resources of the definition that owns a
-// quarter of all runs, with a small and a large history.
+// BenchmarkARALookup looks up the resources of the definition that owns a quarter of all runs, with a small and a large
+// history.
 func BenchmarkARALookup(b *testing.B) {
 	sum := md5.Sum([]byte(seed.BigCommand))
 	hash := hex.EncodeToString(sum[:])
@@ -97,8 +97,7 @@ func BenchmarkARALookup(b *testing.B) {
 	})
 }
 
-// What the lookup may take at the median, and with many runs by what it takes
-// with few.
+// Bounds of the median of the lookup, and of its ratio between many runs and few.
 const (
 	mostLookup      = time.Millisecond
 	mostLookupRatio = 3.0
@@ -118,7 +117,7 @@ func reportLookup(b *testing.B, few, many time.Duration) {
 	}.Report(b)
 }
 
-// ms is a time for people.
+// ms formats a duration.
 func ms(d time.Duration) string { return fmt.Sprintf("%.2f ms", float64(d.Microseconds())/1000) }
 
 // ensureKilled gives the command more kills than the lookup reads.
@@ -132,8 +131,7 @@ func ensureKilled(b *testing.B, db *sqlx.DB, hash string) {
 	require.NoError(b, err)
 }
 
-// benchOldLookup measures oldLookup as if the index did not exist, and leaves
-// it as it was.
+// benchOldLookup measures oldLookup without the index, which it restores.
 func benchOldLookup(b *testing.B, db *sqlx.DB, hash string) time.Duration {
 	b.Helper()
 	var run string
@@ -152,7 +150,7 @@ func benchOldLookup(b *testing.B, db *sqlx.DB, hash string) time.Duration {
 	})
 }
 
-// BenchmarkFirstPages reads first pages of history as users ask for them.
+// BenchmarkFirstPages reads first pages of history in the ways users do.
 func BenchmarkFirstPages(b *testing.B) {
 	m, _ := benchHistory(b, statetest.BenchRuns(b))
 	since := func(age time.Duration) []string {

@@ -13,32 +13,32 @@ import (
 	"github.com/lib/pq"
 )
 
-// ClusterStatus says whether a cluster takes runs.
+// ClusterStatus is whether a cluster takes runs.
 type ClusterStatus string
 
-// The words of the column cluster_state.status.
+// The values of the column cluster_state.status.
 const (
 	ClusterActive      ClusterStatus = "active"
 	ClusterMaintenance ClusterStatus = "maintenance"
 	ClusterOffline     ClusterStatus = "offline"
 )
 
-// Driver says how the runs of a cluster are executed.
+// Driver is how the runs of a cluster are executed.
 type Driver string
 
 const (
-	// DriverKubernetes: as batch/v1 Jobs. The default.
+	// DriverKubernetes executes runs as batch/v1 Jobs. It is the default.
 	DriverKubernetes Driver = "kubernetes"
-	// DriverLocal: as processes of a server's own machine.
+	// DriverLocal executes runs as processes of a server's own machine.
 	DriverLocal Driver = "local"
 )
 
-// ConfigClusterPrefix starts the id of a cluster that comes from the
-// configuration and not from the table; such a cluster cannot be changed.
+// ConfigClusterPrefix begins the id of a cluster that comes from the configuration and not from the table. Such a
+// cluster cannot be changed.
 const ConfigClusterPrefix = "cfg-"
 
-// Cluster is a place where runs are executed. ID is a decimal number for rows
-// of cluster_state and ConfigClusterPrefix with the name for configured ones.
+// Cluster is a place where runs are executed. ID is a decimal number for rows of cluster_state, and ConfigClusterPrefix
+// with the name for configured clusters.
 type Cluster struct {
 	ID                string         `db:"id"`
 	Name              string         `db:"name"`
@@ -56,8 +56,7 @@ type Cluster struct {
 	Driver            Driver         `db:"driver"`
 }
 
-// ClusterUpdate changes the fields of a cluster that Set names by their
-// columns.
+// ClusterUpdate changes the fields of a cluster that Set names by their columns.
 type ClusterUpdate struct {
 	Cluster
 	Set Columns `db:"set"`
@@ -66,8 +65,7 @@ type ClusterUpdate struct {
 // Columns names the columns that an update sets.
 type Columns = pq.StringArray
 
-// clusterColumns are the columns of table cluster_state that make a Cluster;
-// the one list of them.
+// clusterColumns are the columns of table cluster_state that make a Cluster; the one list of them.
 const clusterColumns = `
 	CAST(cluster_state.id AS text) AS id,
 	cluster_state.name,
@@ -84,19 +82,16 @@ const clusterColumns = `
 	COALESCE(cluster_state.spark_server_uri, '') AS spark_server_uri,
 	COALESCE(cluster_state.driver, 'kubernetes') AS driver`
 
-// Names are not unique in existing databases; of rows with one name that with
-// the lowest id counts.
-const listClustersSQL = `SELECT DISTINCT ON (cluster_state.name) ` + clusterColumns + ` FROM cluster_state
-ORDER BY cluster_state.name, cluster_state.id`
-
-// ListClusters reads the clusters of the table, one for each name, by name.
+// ListClusters returns the clusters of the table by name, one for each name: names are not unique in existing
+// databases, and of rows with one name that with the lowest id counts.
 func (m *Manager) ListClusters(ctx context.Context) ([]Cluster, error) {
 	clusters := []Cluster{}
-	err := m.db.SelectContext(ctx, &clusters, listClustersSQL)
+	err := m.db.SelectContext(ctx, &clusters, `SELECT DISTINCT ON (cluster_state.name) `+clusterColumns+` FROM cluster_state
+		ORDER BY cluster_state.name, cluster_state.id`)
 	return clusters, interpretError(err)
 }
 
-// GetCluster reads a cluster by its id, a decimal number.
+// GetCluster returns the cluster with that id, a decimal number, or MissingResource.
 func (m *Manager) GetCluster(ctx context.Context, id string) (Cluster, error) {
 	number, err := clusterNumber(id)
 	if err != nil {
@@ -112,7 +107,7 @@ func (m *Manager) GetCluster(ctx context.Context, id string) (Cluster, error) {
 
 func missingCluster(id string) error { return Missingf("there is no cluster with the id %q", id) }
 
-// clusterNumber is the key of the table that id stands for.
+// clusterNumber returns id as the key of the table.
 func clusterNumber(id string) (int64, error) {
 	number, err := strconv.ParseInt(id, 10, 64)
 	if err != nil {
@@ -121,17 +116,16 @@ func clusterNumber(id string) (int64, error) {
 	return number, nil
 }
 
-const insertClusterSQL = `
-INSERT INTO cluster_state (
-	name, cluster_version, status, status_reason, status_since, allowed_tiers, capabilities, updated_at, namespace,
-	region, emr_virtual_cluster, spark_server_uri, driver
-) VALUES (
-	:name, :cluster_version, :status, :status_reason, :updated_at, :allowed_tiers, :capabilities, :updated_at, :namespace,
-	:region, :emr_virtual_cluster, :spark_server_uri, NULLIF(:driver, '')
-)`
+// clusterSets assigns each column that an update may set, see assignments.
+var clusterSets = []string{
+	"name", "cluster_version", "status", "status_reason", "allowed_tiers", "capabilities", "namespace", "region",
+	"emr_virtual_cluster", "spark_server_uri",
+}
 
-// CreateCluster stores a cluster; its id is made here, and its times are now.
-// No status means active. A taken name is a ConflictingResource.
+var insertClusterSQL = insertSQL("cluster_state", clusterSets, "updated_at", "status_since = :updated_at", "driver = NULLIF(:driver, '')")
+
+// CreateCluster stores a cluster. It makes the id, and sets the times to now and an empty status to active. It returns
+// ConflictingResource if another cluster has the name.
 func (m *Manager) CreateCluster(ctx context.Context, c Cluster) error {
 	if c.Status == "" {
 		c.Status = ClusterActive
@@ -155,9 +149,8 @@ func orEmpty(a pq.StringArray) pq.StringArray {
 	return a
 }
 
-// reserveClusterName makes sure that no other row has the name, until the
-// transaction ends. There is no unique index to do it, because existing tables
-// hold duplicates.
+// reserveClusterName makes sure that no other row has the name, until the transaction ends. No unique index can do
+// that, because existing tables hold duplicates.
 func reserveClusterName(ctx context.Context, tx *sqlx.Tx, name string, except int64) error {
 	if _, err := tx.ExecContext(ctx, `LOCK TABLE cluster_state IN SHARE ROW EXCLUSIVE MODE`); err != nil {
 		return err
@@ -170,17 +163,8 @@ func reserveClusterName(ctx context.Context, tx *sqlx.Tx, name string, except in
 	return err
 }
 
-// clusterSets assigns each column that an update may set. status_since is the
-// time of the last change, not that of the last update.
-var clusterSets = []string{
-	"name = :name", "cluster_version = :cluster_version",
-	"status = :status, status_since = CASE WHEN CAST(:status AS cluster_status) <> status THEN :updated_at ELSE status_since END",
-	"status_reason = :status_reason", "allowed_tiers = :allowed_tiers", "capabilities = :capabilities",
-	"namespace = :namespace", "region = :region", "emr_virtual_cluster = :emr_virtual_cluster",
-	"spark_server_uri = :spark_server_uri",
-}
-
-// UpdateCluster sets the fields that u names.
+// UpdateCluster sets the fields that u names. It returns MissingResource if there is no such cluster, and
+// ConflictingResource if another has the name.
 func (m *Manager) UpdateCluster(ctx context.Context, id string, u ClusterUpdate) error {
 	number, err := clusterNumber(id)
 	if err != nil {
@@ -188,47 +172,49 @@ func (m *Manager) UpdateCluster(ctx context.Context, id string, u ClusterUpdate)
 	}
 	u.ID, u.UpdatedAt = id, new(m.clock())
 	u.AllowedTiers, u.Capabilities = orEmpty(u.AllowedTiers), orEmpty(u.Capabilities)
-	text := `UPDATE cluster_state SET updated_at = :updated_at` + assignments(clusterSets, u.Set) + ` WHERE id = CAST(:id AS bigint)`
+	text := `UPDATE cluster_state SET updated_at = :updated_at` + assignments(clusterSets, u.Set)
+	if slices.Contains(u.Set, "status") {
+		// It is the time of the last change of the status, not of the last update.
+		text += `, status_since = CASE WHEN CAST(:status AS cluster_status) <> status THEN :updated_at ELSE status_since END`
+	}
+	text += ` WHERE id = CAST(:id AS bigint)`
 	return m.transact(ctx, func(tx *sqlx.Tx) error {
 		if slices.Contains(u.Set, "name") {
 			if err := reserveClusterName(ctx, tx, u.Name, number); err != nil {
 				return err
 			}
 		}
-		result, err := tx.NamedExecContext(ctx, text, u)
-		if err != nil {
-			return err
+		hit, err := rowsHit(tx.NamedExecContext(ctx, text, u))
+		if err == nil && hit == 0 {
+			return missingCluster(id)
 		}
-		return demandRow(result, missingCluster(id))
+		return err
 	})
 }
 
-// DeleteCluster deletes a cluster of the table.
+// DeleteCluster deletes a cluster of the table, or returns MissingResource.
 func (m *Manager) DeleteCluster(ctx context.Context, id string) error {
 	number, err := clusterNumber(id)
 	if err != nil {
 		return err
 	}
-	result, err := m.db.ExecContext(ctx, `DELETE FROM cluster_state WHERE id = $1`, number)
-	if err != nil {
-		return interpretError(err)
+	hit, err := m.exec(ctx, `DELETE FROM cluster_state WHERE id = $1`, number)
+	if err == nil && hit == 0 {
+		return missingCluster(id)
 	}
-	return demandRow(result, missingCluster(id))
+	return err
 }
 
-// Capability is something that Jobs may count on in a cluster. A cluster has
-// the ones that its row names, and those that its kind implies unless the row
-// names them with a leading "no-" (docs/kubernetes.md).
+// Capability is something that Jobs may count on in a cluster. A cluster has those that its row names, and those that
+// its kind implies unless the row names them with a leading "no-" (docs/kubernetes.md).
 type Capability string
 
 const (
-	// CapabilityCapacityType: nodes say by the label
-	// karpenter.sh/capacity-type whether they are spot or on-demand.
+	// CapabilityCapacityType: the label karpenter.sh/capacity-type of a node is spot or on-demand.
 	CapabilityCapacityType Capability = "capacity-type-affinity"
 	// CapabilityArch: nodes are chosen by the label kubernetes.io/arch.
 	CapabilityArch Capability = "arch-affinity"
-	// CapabilitySharedPool: teams share pools of nodes instead of having
-	// their own.
+	// CapabilitySharedPool: teams share pools of nodes instead of having their own.
 	CapabilitySharedPool Capability = "shared-pool"
 	// CapabilityPoolSizing: a team's nodes are divided by the size of runs.
 	CapabilityPoolSizing Capability = "pool-sizing"
@@ -240,11 +226,11 @@ const withoutPrefix = "no-"
 // Capabilities is a set of capabilities. The nil set is empty.
 type Capabilities map[Capability]bool
 
-// Has says whether the set holds a capability.
+// Has reports whether the set holds a capability.
 func (c Capabilities) Has(capability Capability) bool { return c[capability] }
 
-// EffectiveCapabilities are those that the cluster's row names and the implied
-// ones, without those that the row takes away.
+// EffectiveCapabilities returns the capabilities that the cluster's row names and the implied ones, without those that
+// the row takes away.
 func (c Cluster) EffectiveCapabilities(implied ...Capability) Capabilities {
 	set := Capabilities{}
 	for _, capability := range implied {

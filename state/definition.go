@@ -7,13 +7,13 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/uuid"
 	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
 )
 
-// Definition is a containerised job that users run by its id or alias. Memory
-// and storage in MB, cpu in millicores. The db tags are the columns of
-// task_def; ports and tags are tables of their own.
+// Definition is a containerised job that users run by its id or alias. Memory and storage are in MB, cpu in millicores.
+// The db tags are the columns of task_def; ports and tags are in tables of their own.
 type Definition struct {
 	DefinitionID               string   `db:"definition_id"`
 	GroupName                  string   `db:"group_name"`
@@ -32,8 +32,28 @@ type Definition struct {
 	AdaptiveResourceAllocation *bool    `db:"adaptive_resource_allocation"`
 	Ports                      []int64  `db:"-"`
 	Tags                       []string `db:"-"`
-	// Version changes with every change of the row, whoever makes it; CreateRun compares it.
+	// Version changes with every change of the row, whoever makes it. CreateRun compares it.
 	Version string `db:"version"`
+}
+
+// DefinitionUpdate changes the fields of a definition that Set names by their columns, ports and tags included. A zero
+// value clears what may be absent.
+type DefinitionUpdate struct {
+	Definition
+	Set Columns `db:"set"`
+}
+
+// NewDefinitionID returns a new id of a definition: its group, with a dash for every character outside [A-Za-z0-9_.-],
+// a dash, and a random UUID.
+func NewDefinitionID(group string) string {
+	clean := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'A' && r <= 'Z', r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '_', r == '.', r == '-':
+			return r
+		}
+		return '-'
+	}, group)
+	return clean + "-" + uuid.NewString()
 }
 
 // GetExecutableID implements Executable.
@@ -42,12 +62,9 @@ func (d Definition) GetExecutableID() *string { return &d.DefinitionID }
 // GetExecutableType implements Executable.
 func (d Definition) GetExecutableType() ExecutableType { return ExecutableTypeDefinition }
 
-// GetExecutableCommand is the command of a run that does not bring its own.
+// GetExecutableCommand returns the command of a run that brings none.
 func (d Definition) GetExecutableCommand(ExecutionRequest) (string, error) {
-	if d.Command == nil {
-		return "", nil
-	}
-	return *d.Command, nil
+	return deref(d.Command), nil
 }
 
 // GetExecutableResources implements Executable.
@@ -60,17 +77,11 @@ func (d Definition) GetExecutableResources() ExecutableResources {
 	}
 }
 
-// DefinitionUpdate changes the fields of a definition that Set names by their
-// columns (ports and tags too). A zero value clears what may be absent.
-type DefinitionUpdate struct {
-	Definition
-	Set Columns `db:"set"`
-}
-
-// definitionColumns are the columns of table task_def that make a Definition,
-// with its ports and tags; the one list of them. In existing databases tags
-// have no key, so one may be there twice, and the old program stored ”.
-const definitionColumns = `
+// definitionSQL reads Definitions. Tags have no key in existing databases, so one may be there twice, and the old
+// program stored the empty one.
+const (
+	definitionSQL     = `SELECT ` + definitionColumns + ` FROM task_def WHERE `
+	definitionColumns = `
 	task_def.definition_id,
 	COALESCE(task_def.group_name, '') AS group_name,
 	COALESCE(task_def.alias, '') AS alias,
@@ -79,13 +90,8 @@ const definitionColumns = `
 	COALESCE(task_def.requires_docker, false) AS requires_docker,
 	task_def.target_cluster,
 	COALESCE(task_def.image, '') AS image,
-	task_def.memory,
-	task_def.cpu,
-	task_def.gpu,
-	task_def.ephemeral_storage,
-	task_def.env,
-	task_def.privileged,
-	task_def.adaptive_resource_allocation,
+	task_def.memory, task_def.cpu, task_def.gpu, task_def.ephemeral_storage,
+	task_def.env, task_def.privileged, task_def.adaptive_resource_allocation,
 	-- The transaction that wrote the row.
 	CAST(task_def.xmin AS text) AS version,
 	ARRAY(
@@ -96,82 +102,69 @@ const definitionColumns = `
 		SELECT DISTINCT tag_id FROM task_def_tags
 		WHERE task_def_id = task_def.definition_id AND tag_id <> '' ORDER BY tag_id
 	) AS tags`
+)
 
-// definitionRow is a Definition with the columns that are other tables.
+// definitionRow is a row of definitionColumns.
 type definitionRow struct {
 	Definition
+	RawEnv   []byte         `db:"env"`
 	PortList pq.Int64Array  `db:"ports"`
 	TagList  pq.StringArray `db:"tags"`
 }
 
-func (r definitionRow) definition() Definition {
-	r.Ports, r.Tags = r.PortList, r.TagList
-	return r.Definition
+func (m *Manager) definitionOf(ctx context.Context, row *definitionRow) Definition {
+	d := &row.Definition
+	d.Ports, d.Tags = row.PortList, row.TagList
+	m.readColumns(ctx, "definition_id", d.DefinitionID, jsonColumn{"env", row.RawEnv, &d.Env})
+	return *d
 }
 
-// What a definition is found by, see definitionKey.
-const (
-	definitionByIDSQL    = `SELECT ` + definitionColumns + ` FROM task_def WHERE definition_id = :key`
-	definitionByAliasSQL = `SELECT ` + definitionColumns + ` FROM task_def WHERE alias = :key`
-)
-
-type definitionKey struct {
-	Key string `db:"key"`
-}
-
-// GetDefinition reads a definition by its id.
+// GetDefinition returns the definition with that id, or MissingResource.
 func (m *Manager) GetDefinition(ctx context.Context, id string) (Definition, error) {
-	d, err := m.selectDefinition(ctx, definitionByIDSQL, id)
-	if errors.Is(err, sql.ErrNoRows) {
-		return Definition{}, missingDefinition(id)
+	return m.findDefinition(ctx, "id", definitionSQL+`definition_id = :key`, id)
+}
+
+// GetDefinitionByAlias returns the definition with that alias, or MissingResource.
+func (m *Manager) GetDefinitionByAlias(ctx context.Context, alias string) (Definition, error) {
+	return m.findDefinition(ctx, "alias", definitionSQL+`alias = :key`, alias)
+}
+
+// findDefinition returns the one definition that text finds by key. The statement stays prepared because every
+// submission begins with it.
+func (m *Manager) findDefinition(ctx context.Context, what, text, key string) (Definition, error) {
+	missing := Missingf("there is no definition with the %s %q", what, key)
+	if checkText(what, key) != nil {
+		return Definition{}, missing // No stored key holds such characters.
 	}
-	return d, err
+	read, err := m.named(ctx, text) //nolint:sqlclosecheck // it is kept
+	if err != nil {
+		return Definition{}, err
+	}
+	var row definitionRow
+	err = read.GetContext(ctx, &row, map[string]any{"key": key})
+	if errors.Is(err, sql.ErrNoRows) {
+		return Definition{}, missing
+	}
+	if err != nil {
+		return Definition{}, interpretError(err)
+	}
+	return m.definitionOf(ctx, &row), nil
 }
 
 func missingDefinition(id string) error { return Missingf("there is no definition with the id %q", id) }
 
-// GetDefinitionByAlias reads a definition by its alias.
-func (m *Manager) GetDefinitionByAlias(ctx context.Context, alias string) (Definition, error) {
-	d, err := m.selectDefinition(ctx, definitionByAliasSQL, alias)
-	if errors.Is(err, sql.ErrNoRows) {
-		return Definition{}, Missingf("there is no definition with the alias %q", alias)
-	}
-	return d, err
-}
-
-// selectDefinition reads the one definition that text finds by key. The
-// statement stays prepared because every submission begins with it.
-func (m *Manager) selectDefinition(ctx context.Context, text, key string) (Definition, error) {
-	if err := checkText("id", key); err != nil {
-		return Definition{}, sql.ErrNoRows // No stored key holds such characters.
-	}
-	read, err := m.named(ctx, text)
-	if err != nil {
-		return Definition{}, err
-	}
-	return readDefinition(ctx, read, key)
-}
-
-func readDefinition(ctx context.Context, read *sqlx.NamedStmt, key string) (Definition, error) {
-	var row definitionRow
-	if err := read.GetContext(ctx, &row, definitionKey{key}); err != nil {
-		return Definition{}, interpretError(err)
-	}
-	return row.definition(), nil
+// definitionSets assigns each column that an update may set, see assignments. An empty text clears what may be absent.
+var definitionSets = []string{
+	"group_name", "alias", "command = NULLIF(:command, '')", "task_type", "requires_docker",
+	"target_cluster = NULLIF(:target_cluster, '')", "image", "memory", "cpu", "gpu", "ephemeral_storage", "env",
+	"adaptive_resource_allocation",
 }
 
 // The old program demands container_name, which it set to the id.
-const insertDefinitionSQL = `
-INSERT INTO task_def (
-	definition_id, group_name, alias, command, task_type, requires_docker, target_cluster, image, memory, cpu, gpu,
-	ephemeral_storage, env, privileged, adaptive_resource_allocation, container_name
-) VALUES (
-	:definition_id, :group_name, :alias, NULLIF(:command, ''), :task_type, :requires_docker, NULLIF(:target_cluster, ''),
-	:image, :memory, :cpu, :gpu, :ephemeral_storage, :env, :privileged, :adaptive_resource_allocation, :definition_id
-)`
+var insertDefinitionSQL = insertSQL("task_def", definitionSets, "definition_id", "privileged", "container_name = :definition_id")
 
-// CreateDefinition stores a definition, whose id the caller made. An alias
-// that another has is a ConflictingResource.
+// CreateDefinition stores a definition, whose id the caller made. It returns ConflictingResource if another definition
+// has the alias.
 func (m *Manager) CreateDefinition(ctx context.Context, d Definition) error {
 	return m.transact(ctx, func(tx *sqlx.Tx) error {
 		if _, err := tx.NamedExecContext(ctx, insertDefinitionSQL, d); err != nil {
@@ -184,7 +177,7 @@ func (m *Manager) CreateDefinition(ctx context.Context, d Definition) error {
 	})
 }
 
-// aliasTaken gives a duplicate key its sentence.
+// aliasTaken returns err, with a sentence of its own for a duplicate key.
 func aliasTaken(err error, alias string) error {
 	err = interpretError(err)
 	var conflict ConflictingResource
@@ -194,38 +187,19 @@ func aliasTaken(err error, alias string) error {
 	return err
 }
 
-// definitionSets assigns each column that an update may set. An empty text
-// clears what may be absent.
-var definitionSets = []string{
-	"group_name = :group_name", "alias = :alias", "command = NULLIF(:command, '')", "task_type = :task_type",
-	"requires_docker = :requires_docker", "target_cluster = NULLIF(:target_cluster, '')", "image = :image",
-	"memory = :memory", "cpu = :cpu", "gpu = :gpu", "ephemeral_storage = :ephemeral_storage", "env = :env",
-	"adaptive_resource_allocation = :adaptive_resource_allocation",
-}
-
-// assignments joins those of sets whose column is in set.
-func assignments(sets []string, set Columns) string {
-	var chosen strings.Builder
-	for _, assignment := range sets {
-		if column, _, _ := strings.Cut(assignment, " "); slices.Contains(set, column) {
-			chosen.WriteString(", " + assignment)
-		}
-	}
-	return chosen.String()
-}
-
-// UpdateDefinition sets the fields that u names and returns the whole.
+// UpdateDefinition sets the fields that u names and returns the whole definition. It returns MissingResource if there
+// is none, and ConflictingResource if another has the alias.
 func (m *Manager) UpdateDefinition(ctx context.Context, id string, u DefinitionUpdate) (Definition, error) {
 	u.DefinitionID = id
 	text := `UPDATE task_def SET definition_id = :definition_id` + assignments(definitionSets, u.Set) + ` WHERE definition_id = :definition_id`
 	var updated Definition
 	err := m.transact(ctx, func(tx *sqlx.Tx) error {
-		result, err := tx.NamedExecContext(ctx, text, u)
-		if err != nil {
+		hit, err := rowsHit(tx.NamedExecContext(ctx, text, u))
+		switch {
+		case err != nil:
 			return aliasTaken(err, u.Alias)
-		}
-		if err := demandRow(result, missingDefinition(id)); err != nil {
-			return err
+		case hit == 0:
+			return missingDefinition(id)
 		}
 		if slices.Contains(u.Set, "ports") {
 			if err := setPorts(ctx, tx, id, u.Ports); err != nil {
@@ -237,33 +211,14 @@ func (m *Manager) UpdateDefinition(ctx context.Context, id string, u DefinitionU
 				return err
 			}
 		}
-		// Not by Manager.named, which might wait for a second connection.
-		read, err := tx.PrepareNamedContext(ctx, definitionByIDSQL)
-		if err != nil {
+		var row definitionRow
+		if err := tx.GetContext(ctx, &row, definitionSQL+`definition_id = $1`, id); err != nil {
 			return err
 		}
-		defer func() { _ = read.Close() }()
-		updated, err = readDefinition(ctx, read, id)
-		return err
+		updated = m.definitionOf(ctx, &row)
+		return nil
 	})
 	return updated, err
-}
-
-// demandRow returns missing where a statement hit no row.
-func demandRow(result sql.Result, missing error) error {
-	hit, err := result.RowsAffected()
-	if err == nil && hit == 0 {
-		return missing
-	}
-	return err
-}
-
-// deref is what p points to, or the zero value.
-func deref[T any](p *T) (v T) {
-	if p != nil {
-		v = *p
-	}
-	return v
 }
 
 func setPorts(ctx context.Context, tx *sqlx.Tx, id string, ports []int64) error {
@@ -279,10 +234,8 @@ func setTags(ctx context.Context, tx *sqlx.Tx, id string, tags []string) error {
 	if _, err := tx.ExecContext(ctx, `DELETE FROM task_def_tags WHERE task_def_id = $1`, id); err != nil || len(tags) == 0 {
 		return err
 	}
-	// In order, so that two transactions that add the same tags do not wait
-	// for each other.
-	sorted := slices.Compact(slices.Sorted(slices.Values(tags)))
-	sorted = slices.DeleteFunc(sorted, func(tag string) bool { return tag == "" })
+	// Sorted, so that two transactions that add the same tags do not deadlock.
+	sorted := slices.Compact(slices.Sorted(slices.Values(withoutEmpty(tags))))
 	_, err := tx.ExecContext(ctx,
 		`INSERT INTO tags (text) SELECT unnest($1::varchar[]) ON CONFLICT (text) DO NOTHING`, pq.Array(sorted))
 	if err != nil {
@@ -293,25 +246,22 @@ func setTags(ctx context.Context, tx *sqlx.Tx, id string, tags []string) error {
 	return err
 }
 
-const selectHasLiveRunsSQL = `SELECT EXISTS (SELECT FROM task WHERE definition_id = $1 AND status <> 'STOPPED')`
-
-// DeleteDefinition deletes a definition with its ports and tags. While a run
-// of it is not STOPPED that is a ConflictingResource. Its runs are deleted
-// later, in batches, by DeleteOrphanRuns.
+// DeleteDefinition deletes a definition with its ports and tags. It returns ConflictingResource if a run of it is not
+// STOPPED. DeleteOrphanRuns deletes its runs later, in batches.
 //
-// The row lock keeps runs from being created meanwhile: CreateRun takes a
-// share lock on the same row.
+// The row lock keeps runs from being created meanwhile: CreateRun takes a share lock on the same row.
 func (m *Manager) DeleteDefinition(ctx context.Context, id string) error {
 	return m.transact(ctx, func(tx *sqlx.Tx) error {
-		result, err := tx.ExecContext(ctx, `SELECT FROM task_def WHERE definition_id = $1 FOR UPDATE`, id)
-		if err != nil {
+		hit, err := rowsHit(tx.ExecContext(ctx, `SELECT FROM task_def WHERE definition_id = $1 FOR UPDATE`, id))
+		switch {
+		case err != nil:
 			return err
-		}
-		if err := demandRow(result, missingDefinition(id)); err != nil {
-			return err
+		case hit == 0:
+			return missingDefinition(id)
 		}
 		var live bool
-		if err := tx.GetContext(ctx, &live, selectHasLiveRunsSQL, id); err != nil {
+		err = tx.GetContext(ctx, &live, `SELECT EXISTS (SELECT FROM task WHERE definition_id = $1 AND status <> 'STOPPED')`, id)
+		if err != nil {
 			return err
 		}
 		if live {
@@ -328,15 +278,4 @@ func (m *Manager) DeleteDefinition(ctx context.Context, id string) error {
 		}
 		return nil
 	})
-}
-
-// GetExecutable reads a definition or template, in one query.
-func (m *Manager) GetExecutable(ctx context.Context, typ ExecutableType, id string) (Executable, error) {
-	switch typ {
-	case ExecutableTypeDefinition:
-		return m.GetDefinition(ctx, id)
-	case ExecutableTypeTemplate:
-		return m.GetTemplate(ctx, id)
-	}
-	return nil, Malformedf("there is no executable type %q", typ)
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// fullDefinition has every field set.
+// fullDefinition returns a definition with every field set.
 func fullDefinition(alias string) state.Definition {
 	return state.Definition{
 		DefinitionID: state.NewDefinitionID("team"), GroupName: "team", Alias: alias, Command: new("echo hi"),
@@ -123,7 +123,7 @@ func TestAnUnknownDefinitionIsMissing(t *testing.T) {
 	require.ErrorAs(t, s.DeleteDefinition(t.Context(), "unknown"), &missing)
 }
 
-func TestWhatCannotBeStoredIsMalformed(t *testing.T) {
+func TestUnstorableValuesAreMalformed(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	for name, d := range map[string]state.Definition{

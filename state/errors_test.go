@@ -86,7 +86,7 @@ func TestADatabaseThatIsAwayIsUnavailableAndComesBack(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// A pooler and a standby cannot be had here without another server.
+// A pooler and a standby would need another server.
 func TestADatabaseThatCannotServeIsRefused(t *testing.T) {
 	t.Parallel()
 	pid := func(n int) *sqlmock.Rows { return sqlmock.NewRows([]string{"pg_backend_pid"}).AddRow(n) }

@@ -1,7 +1,9 @@
 package state
 
-// ExecutableResources is what a definition or template says about the
-// container of its runs. Memory and storage in MB, cpu in millicores.
+import "context"
+
+// ExecutableResources describes the container of the runs of a definition or template. Memory and storage are in MB,
+// cpu in millicores.
 type ExecutableResources struct {
 	Image                      string
 	Memory                     *int64
@@ -16,20 +18,19 @@ type ExecutableResources struct {
 	AdaptiveResourceAllocation *bool
 }
 
-// Executable is what runs are made from: a definition or a template.
+// Executable is a definition or a template: what runs are made from.
 type Executable interface {
 	GetExecutableID() *string
 	GetExecutableType() ExecutableType
 	GetExecutableResources() ExecutableResources
 }
 
-// ExecutionRequestCommon is what a client may ask of any run. nil means that
-// the client did not say. Memory and storage in MB, cpu in millicores,
-// deadlines in seconds.
+// ExecutionRequestCommon holds what a client may ask of any run. nil means not given. Memory and storage are in MB, cpu
+// in millicores, deadlines in seconds.
 type ExecutionRequestCommon struct {
 	ClusterName string
-	// ClusterRequired refuses the request if ClusterName is not known. Without it, ClusterName is ignored unless it names
-	// an active cluster.
+	// ClusterRequired refuses the request if ClusterName is not known. Without it, ClusterName is ignored unless it
+	// names an active cluster.
 	ClusterRequired       bool
 	OwnerID               string
 	Env                   EnvList
@@ -43,8 +44,7 @@ type ExecutionRequestCommon struct {
 	ActiveDeadlineSeconds *int64
 	SparkExtension        *SparkExtension
 	Description           *string
-	// CommandHash is accepted and ignored: the service computes it from the
-	// final command (ara.md section 1).
+	// CommandHash is accepted and ignored: the service computes it from the final command (ara.md section 1).
 	CommandHash    *string
 	IdempotenceKey *string
 	Arch           *string
@@ -53,11 +53,13 @@ type ExecutionRequestCommon struct {
 	Tier           *string
 }
 
+// GetExecutionRequestCommon implements a method of ExecutionRequest for all requests.
+func (r *ExecutionRequestCommon) GetExecutionRequestCommon() *ExecutionRequestCommon { return r }
+
 // ExecutionRequest is a request to run an executable.
 type ExecutionRequest interface {
 	GetExecutionRequestCommon() *ExecutionRequestCommon
-	// GetExecutionRequestCustom is what only this kind of executable takes,
-	// nil where there is nothing.
+	// GetExecutionRequestCustom returns what only this kind of executable takes, or nil.
 	GetExecutionRequestCustom() Object
 }
 
@@ -66,16 +68,10 @@ type DefinitionExecutionRequest struct {
 	*ExecutionRequestCommon
 }
 
-// GetExecutionRequestCommon implements ExecutionRequest.
-func (r *DefinitionExecutionRequest) GetExecutionRequestCommon() *ExecutionRequestCommon {
-	return r.ExecutionRequestCommon
-}
-
 // GetExecutionRequestCustom implements ExecutionRequest.
 func (r *DefinitionExecutionRequest) GetExecutionRequestCustom() Object { return nil }
 
-// TemplatePayloadKey is the member of execution_request_custom that holds the
-// payload of a template's run.
+// TemplatePayloadKey is the member of execution_request_custom that holds the payload of a template's run.
 const TemplatePayloadKey = "template_payload"
 
 // TemplateExecutionRequest asks for a run of a template.
@@ -86,12 +82,18 @@ type TemplateExecutionRequest struct {
 	DryRun bool
 }
 
-// GetExecutionRequestCommon implements ExecutionRequest.
-func (r *TemplateExecutionRequest) GetExecutionRequestCommon() *ExecutionRequestCommon {
-	return r.ExecutionRequestCommon
-}
-
 // GetExecutionRequestCustom implements ExecutionRequest.
 func (r *TemplateExecutionRequest) GetExecutionRequestCustom() Object {
 	return Object{TemplatePayloadKey: map[string]any(r.TemplatePayload)}
+}
+
+// GetExecutable returns a definition or template, in one query.
+func (m *Manager) GetExecutable(ctx context.Context, typ ExecutableType, id string) (Executable, error) {
+	switch typ {
+	case ExecutableTypeDefinition:
+		return m.GetDefinition(ctx, id)
+	case ExecutableTypeTemplate:
+		return m.GetTemplate(ctx, id)
+	}
+	return nil, Malformedf("there is no executable type %q", typ)
 }

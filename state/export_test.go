@@ -11,8 +11,8 @@ import (
 	"github.com/stitchfix/flotilla-os/state/database"
 )
 
-// NewWatchedManager makes a Manager whose sessions hand the server's notices
-// to notice, from the goroutine that runs the query.
+// NewWatchedManager returns a Manager whose sessions pass the server's notices to notice, in the goroutine that runs
+// the query.
 func NewWatchedManager(cfg ManagerConfig, notice func(*pq.Error)) (*Manager, error) {
 	m, err := NewManager(cfg)
 	if err != nil {
@@ -30,7 +30,7 @@ func NewWatchedManager(cfg ManagerConfig, notice func(*pq.Error)) (*Manager, err
 	return m, nil
 }
 
-// CountImpatiently gives m a pool for counting whose statements end after 1 ms.
+// CountImpatiently replaces the pool for counting of m with one whose statements end after 1 ms.
 func CountImpatiently(t testing.TB, m *Manager, url string) {
 	t.Helper()
 	impatient, err := database.Open(url, database.PoolConfig{MaxOpen: 1, StatementTimeout: time.Millisecond})
@@ -46,8 +46,7 @@ func CountImpatiently(t testing.TB, m *Manager, url string) {
 // InterpretError is interpretError.
 var InterpretError = interpretError
 
-// NewMockedManager makes a Manager of a pool for faults that a real database
-// cannot be made to show.
+// NewMockedManager returns a Manager of a pool for faults that a real database cannot be made to show.
 func NewMockedManager(db *sql.DB) *Manager {
 	return &Manager{db: sqlx.NewDb(db, "postgres"), oddLogged: map[string]bool{}}
 }

@@ -2,9 +2,9 @@ package state
 
 import (
 	"bytes"
+	"context"
 	"database/sql/driver"
 	"encoding/json"
-	"fmt"
 	"reflect"
 	"slices"
 	"strconv"
@@ -18,12 +18,8 @@ type EnvVar struct {
 	Value string `json:"value"`
 }
 
-// EnvList is an environment in the order in which it was given; of two
-// variables with one name the later counts.
+// EnvList is an environment in the order in which it was given. Of two variables with one name the later counts.
 type EnvList []EnvVar
-
-// Scan implements sql.Scanner.
-func (e *EnvList) Scan(src any) error { return scanJSON(e, src) }
 
 // Value implements driver.Valuer.
 func (e EnvList) Value() (driver.Value, error) { return valueJSON([]EnvVar(e)) }
@@ -31,22 +27,15 @@ func (e EnvList) Value() (driver.Value, error) { return valueJSON([]EnvVar(e)) }
 // Labels are a run's own labels.
 type Labels map[string]string
 
-// Scan implements sql.Scanner.
-func (l *Labels) Scan(src any) error { return scanJSON((*map[string]string)(l), src) }
-
 // Value implements driver.Valuer.
 func (l Labels) Value() (driver.Value, error) { return valueJSON(map[string]string(l)) }
 
 // Object is a JSON object whose members Flotilla does not know.
 type Object map[string]any
 
-// Scan implements sql.Scanner.
-func (o *Object) Scan(src any) error { return scanJSON(o, src) }
-
-// UnmarshalJSON keeps numbers as they were sent, as json.Number: a command that is rendered from them holds the same
-// digits.
+// UnmarshalJSON keeps numbers as json.Number, so that a command rendered from them holds the digits that were sent.
 func (o *Object) UnmarshalJSON(raw []byte) error {
-	// A second look at what cannot be an object names it rightly in the error.
+	// For what is no object, the error names the right type only this way.
 	if trimmed := bytes.TrimSpace(raw); len(trimmed) == 0 || trimmed[0] != '{' {
 		return json.Unmarshal(raw, (*map[string]any)(o))
 	}
@@ -66,41 +55,48 @@ func (o Object) Value() (driver.Value, error) { return valueJSON(map[string]any(
 // Strings is a JSON array of strings.
 type Strings []string
 
-// Scan implements sql.Scanner.
-func (s *Strings) Scan(src any) error { return scanJSON((*[]string)(s), src) }
-
 // Value implements driver.Valuer.
 func (s Strings) Value() (driver.Value, error) { return valueJSON([]string(s)) }
 
 // Ports are the ports that a container opens.
 type Ports []int64
 
-// Scan implements sql.Scanner.
-func (p *Ports) Scan(src any) error { return scanJSON((*[]int64)(p), src) }
-
 // Value implements driver.Valuer.
 func (p Ports) Value() (driver.Value, error) { return valueJSON([]int64(p)) }
 
-// scanJSON reads a jsonb column into dst, a pointer, leniently: see readJSON.
-// SQL NULL and JSON null both leave the zero value.
-func scanJSON(dst, src any) error {
-	switch v := src.(type) {
-	case nil:
-		reflect.ValueOf(dst).Elem().SetZero()
-	case []byte:
-		readJSON(dst, v)
-	case string:
-		readJSON(dst, []byte(v))
-	default:
-		return fmt.Errorf("jsonb column holds a %T", src)
-	}
-	return nil
+// jsonColumn is a jsonb column as it was read, and a pointer to the field that it is read into.
+type jsonColumn struct {
+	name string
+	raw  []byte
+	dst  any
 }
 
-// readJSON reads raw into dst, a pointer, whatever its shape: one odd row must
-// not fail the list, the claim or the review that holds it. Numbers and
-// booleans become text where text is wanted, and what cannot be read at all is
-// left out. It reports whether anything was odd.
+// maxOddLogged bounds the memory of what was logged.
+const maxOddLogged = 10_000
+
+// readColumns reads the jsonb columns of the row called id, see readJSON. It logs each odd one once; idKey is the key
+// of the row's id in the log.
+func (m *Manager) readColumns(ctx context.Context, idKey, id string, columns ...jsonColumn) {
+	for _, c := range columns {
+		if !readJSON(c.dst, c.raw) {
+			continue
+		}
+		place := idKey + " " + id + " " + c.name
+		m.oddMu.Lock()
+		known := m.oddLogged[place] || len(m.oddLogged) >= maxOddLogged
+		if !known {
+			m.oddLogged[place] = true
+		}
+		m.oddMu.Unlock()
+		if !known {
+			m.logger.WarnContext(ctx, "JSON of an unexpected shape was read as far as possible", idKey, id, "column", c.name)
+		}
+	}
+}
+
+// readJSON reads raw into dst, a pointer, whatever its shape: one odd row must not fail the list, the claim or the
+// review that holds it. Numbers and booleans become text where dst holds text, and what cannot be read is left out. SQL
+// NULL and JSON null leave the zero value. It reports whether the shape was odd.
 func readJSON(dst any, raw []byte) (odd bool) {
 	v := reflect.ValueOf(dst).Elem()
 	v.SetZero()
@@ -125,8 +121,7 @@ func readJSON(dst any, raw []byte) (odd bool) {
 	return odd
 }
 
-// coerce stores what can be read of value in dst, and reports whether that is
-// anything.
+// coerce stores what can be read of value in dst, and reports whether that is anything.
 func coerce(dst reflect.Value, value any) bool {
 	if value == nil {
 		dst.SetZero()
@@ -207,7 +202,7 @@ func coerce(dst reflect.Value, value any) bool {
 	return false
 }
 
-// valueJSON writes v for a jsonb column, JSON null as SQL NULL.
+// valueJSON returns v for a jsonb column, JSON null as SQL NULL.
 func valueJSON(v any) (driver.Value, error) {
 	raw, err := json.Marshal(v)
 	if err != nil || string(raw) == "null" {
@@ -216,9 +211,8 @@ func valueJSON(v any) (driver.Value, error) {
 	return string(raw), nil
 }
 
-// unmarshalKeeping reads an object into dst, a pointer to a struct, and
-// returns the members that the struct does not name (regardless of case), so
-// that marshalKeeping can write them back.
+// unmarshalKeeping reads an object into dst, a pointer to a struct, and returns the members that the struct does not
+// name (regardless of case), so that marshalKeeping can write them back.
 func unmarshalKeeping(raw []byte, dst any) (map[string]json.RawMessage, error) {
 	if err := json.Unmarshal(raw, dst); err != nil {
 		return nil, err
@@ -244,7 +238,7 @@ func unmarshalKeeping(raw []byte, dst any) (map[string]json.RawMessage, error) {
 	return members, nil
 }
 
-// marshalKeeping writes the struct v and the members that it does not name.
+// marshalKeeping returns the JSON of the struct v with the members extra.
 func marshalKeeping(v any, extra map[string]json.RawMessage) ([]byte, error) {
 	raw, err := json.Marshal(v)
 	if err != nil || len(extra) == 0 {

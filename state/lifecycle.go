@@ -1,41 +1,38 @@
 package state
 
 import (
-	"cmp"
 	"context"
+	"database/sql"
+	"errors"
 	"slices"
 	"time"
 
 	"github.com/lib/pq"
 )
 
-// Status is where a run stands in its life. The words are stored in the
-// column task.status and are part of the REST contract.
+// Status is the state of a run. The words are stored in the column task.status and are part of the REST contract.
 type Status string
 
 const (
 	// StatusQueued: the run is committed and waits to be claimed.
 	StatusQueued Status = "QUEUED"
-	// StatusPending: a cluster has accepted the run; its container has not
-	// started yet.
+	// StatusPending: a cluster has accepted the run; its container has not started yet.
 	StatusPending Status = "PENDING"
 	// StatusRunning: the run's container has started.
 	StatusRunning Status = "RUNNING"
-	// StatusNeedsRetry: the cluster failed the run (never the user's own exit
-	// code); the retry worker puts it back in the queue.
+	// StatusNeedsRetry: the cluster failed the run (never the user's own exit code); the retry worker puts it back in
+	// the queue.
 	StatusNeedsRetry Status = "NEEDS_RETRY"
-	// StatusStopped: the run is over. Final.
+	// StatusStopped: the run is over. It is final.
 	StatusStopped Status = "STOPPED"
 )
 
 // Statuses lists every status in the order of a run's life.
 var Statuses = []Status{StatusQueued, StatusPending, StatusRunning, StatusNeedsRetry, StatusStopped}
 
-// legalMoves is the one table of a run's life: from each status, the statuses
-// that one UPDATE may move it to. The guards of every UPDATE derive from it,
-// and docs/states.md draws it. RUNNING may be reached from QUEUED and STOPPED
-// from every status, because a re-list after a gap finds a run in its true
-// state and not in the next one.
+// legalMoves is the one table of a run's life: from each status, the statuses that one UPDATE may move it to. The
+// guards of every UPDATE derive from it, and docs/states.md draws it. RUNNING may be reached from QUEUED and STOPPED
+// from every status, because a re-list after a gap finds a run in its true state and not in the next one.
 var legalMoves = map[Status][]Status{
 	StatusQueued:     {StatusPending, StatusRunning, StatusStopped},
 	StatusPending:    {StatusQueued, StatusRunning, StatusNeedsRetry, StatusStopped},
@@ -53,58 +50,53 @@ func (s Status) Final() bool { return s == StatusStopped }
 // MayBecome reports whether one UPDATE may move a run from s to next.
 func (s Status) MayBecome(next Status) bool { return slices.Contains(legalMoves[s], next) }
 
-// sourcesOf lists the statuses that an UPDATE to next may leave, as the guard
-// of that UPDATE.
-func sourcesOf(next Status) []Status {
-	var from []Status
-	for _, s := range Statuses {
-		if s.MayBecome(next) {
-			from = append(from, s)
+// guard returns the statuses that an UPDATE to the status `to` may leave, for its WHERE. If only is not empty, it
+// returns those of them that are in only.
+func guard(to Status, only ...Status) pq.StringArray {
+	words := pq.StringArray{}
+	for _, from := range Statuses {
+		if from.MayBecome(to) && (len(only) == 0 || slices.Contains(only, from)) {
+			words = append(words, string(from))
 		}
 	}
-	return from
+	return words
 }
 
-// Size is memory in MB (10^6 bytes) and cpu in millicores.
-type Size struct {
-	Memory int64 `db:"memory"`
-	CPU    int64 `db:"cpu"`
+// hitsOne runs a guarded UPDATE and reports whether its guard let it through.
+func (m *Manager) hitsOne(ctx context.Context, text string, arg any) (bool, error) {
+	n, err := m.update(ctx, text, arg)
+	return n == 1, err
 }
 
-// AtLeast returns the greater memory and the greater cpu of both sizes.
-func (s Size) AtLeast(other Size) Size {
-	return Size{max(s.Memory, other.Memory), max(s.CPU, other.CPU)}
+// moved runs a guarded UPDATE that returns the row, and reports whether its guard let it through. If not, it reads the
+// row as it stands. It returns MissingResource if there is none.
+func (m *Manager) moved(ctx context.Context, text, runID string, arg any) (r Run, moved bool, err error) {
+	stmt, err := m.named(ctx, text) //nolint:sqlclosecheck // it is kept
+	if err != nil {
+		return Run{}, false, err
+	}
+	r, err = m.readRun(ctx, func(row any) error { return stmt.GetContext(ctx, row, arg) })
+	if !errors.Is(err, sql.ErrNoRows) {
+		return r, err == nil, err
+	}
+	r, err = m.GetRun(ctx, runID)
+	return r, false, err
 }
 
-// AtMost returns the smaller memory and the smaller cpu of both sizes.
-func (s Size) AtMost(other Size) Size {
-	return Size{min(s.Memory, other.Memory), min(s.CPU, other.CPU)}
+// changed runs an UPDATE that returns the rows it changed.
+func (m *Manager) changed(ctx context.Context, text string, arg any) ([]Run, error) {
+	stmt, err := m.named(ctx, text) //nolint:sqlclosecheck // it is kept
+	if err != nil {
+		return nil, err
+	}
+	return m.readRuns(ctx, func(rows any) error { return stmt.SelectContext(ctx, rows, arg) })
 }
 
-// Fits reports whether neither memory nor cpu exceeds capacity.
-func (s Size) Fits(capacity Size) bool { return s.Memory <= capacity.Memory && s.CPU <= capacity.CPU }
-
-// Acceptance is what a cluster gave a run when it took it.
-type Acceptance struct {
-	Size       // requested of the cluster; 0 was not said
-	Limit Size `db:"limit"`
-	// Node owns the run from now on where the cluster is local; empty
-	// elsewhere.
-	Node string `db:"node"`
-	// InstanceID is set together with Node where the node starts the run at
-	// once, see Manager.CommitStart.
-	InstanceID    string  `db:"instance_id"`
-	PodName       *string `db:"pod_name"`
-	Namespace     *string `db:"namespace"`
-	ContainerName *string `db:"container_name"`
-}
-
-// RunUpdate carries the columns that a change of a run sets; nil leaves a
-// column as it is.
+// RunUpdate holds the columns that a change of a run sets. nil leaves a column as it is.
 type RunUpdate struct {
 	StartedAt  *time.Time `db:"started_at"`
 	FinishedAt *time.Time `db:"finished_at"`
-	// ExitCode counts only where the run stops.
+	// ExitCode counts only if the run stops.
 	ExitCode      *int64    `db:"exit_code"`
 	ExitReason    *string   `db:"exit_reason"`
 	StatusReason  *string   `db:"status_reason"`
@@ -115,114 +107,20 @@ type RunUpdate struct {
 	MaxMemoryUsed *int64    `db:"max_memory_used"` // MB
 	MaxCPUUsed    *int64    `db:"max_cpu_used"`    // millicores
 	PodEvents     PodEvents `db:"pod_events"`
-	// What the cluster gave the run, where it says so after the acceptance: a
-	// run whose submission was cut off is known by its Job alone. Memory in MB,
-	// cpu in millicores.
+	// Memory (MB) and CPU (millicores) are what the cluster gave the run, if that becomes known after the acceptance: a
+	// run whose submission was cut off is known by its Job alone.
 	Memory      *int64 `db:"memory"`
 	MemoryLimit *int64 `db:"memory_limit"`
 	CPU         *int64 `db:"cpu"`
 	CPULimit    *int64 `db:"cpu_limit"`
 }
 
-// EngineKey names an engine: where it is, and which kind of runs it executes
-// there (architecture.md, "Engines and clusters").
-type EngineKey struct {
-	Cluster string `db:"cluster_name"`
-	// Engine is the runs' engine, such as EKSEngine.
-	Engine string `db:"engine"`
-}
-
-func (k EngineKey) String() string { return k.Cluster + "/" + k.Engine }
-
-// EngineKey returns the key of the engine that executes the run.
-func (r Run) EngineKey() EngineKey {
-	return EngineKey{r.ClusterName, cmp.Or(r.Engine, EKSEngine)}
-}
-
-// ClaimRequest asks for queued runs of one engine.
-type ClaimRequest struct {
-	EngineKey
-	// Worker is the claimant, unique to a process.
-	Worker string
-	// Lease is how long the claim holds.
-	Lease time.Duration
-	// Limit is the most runs to claim.
-	Limit int
-}
-
-// SelfReport is what a run says of itself (rest-api.md, "Self-reported
-// status"). nil means not said.
-type SelfReport struct {
-	Status        Status
-	ExitCode      *int64
-	ExitReason    *string
-	RunExceptions []string
-}
-
-// QueueDepth counts the runs of one engine that are not over.
-type QueueDepth struct {
-	EngineKey
-	// Queued counts QUEUED runs; Active counts PENDING and RUNNING ones.
-	Queued int64 `db:"queued"`
-	Active int64 `db:"active"`
-	// OldestAge is the age in seconds of the oldest QUEUED run, 0 where none.
-	OldestAge float64 `db:"oldest_age"`
-}
-
-// RetryPolicy bounds the attempts at a run after infrastructure failures.
-type RetryPolicy struct {
-	// MaxAttempts counts the first one.
-	MaxAttempts int
-	// BaseDelay is the wait before the second attempt; it doubles with each
-	// further one, up to MaxDelay.
-	BaseDelay, MaxDelay time.Duration
-	// Limit is the most runs to look at.
-	Limit int
-	// Engines are the engines of the runs to look at.
-	Engines []string
-}
-
-// EventTaskStatus is the event of the audit line of a run's change of status.
-// Existing log searches look for this name.
-const EventTaskStatus = "FlotillaTaskStatus"
-
-// Auditor is who made an audited change. Who is the email, else the token's
-// name, else the owner that the request names.
-type Auditor struct{ Who, Token, Email string }
-
-// Program is the Auditor of what Flotilla does by itself, such as recording
-// what a cluster reports.
-var Program = Auditor{Who: "flotilla"}
-
-// AuditLine returns the attributes that begin every audit line: the event, who
-// made the change, and the owner of what was changed.
-func AuditLine(event string, by Auditor, owner string) []any {
-	return []any{"event", event, "who", by.Who, "token", by.Token, "email", by.Email, "owner", owner}
-}
-
-// AuditStatus returns all attributes of the audit line of a run's change of
-// status, for slog. It is the same line whoever makes the change. exit_code and
-// exit_reason are left out while they are unknown.
-func AuditStatus(by Auditor, run Run, to Status, u RunUpdate) []any {
-	line := append(AuditLine(EventTaskStatus, by, run.User),
-		"run_id", run.RunID, "definition_id", run.DefinitionID, "alias", run.Alias, "cluster", run.ClusterName,
-		"engine", run.Engine, "status", to, "attempt", run.Attempt())
-	if u.ExitCode != nil {
-		line = append(line, "exit_code", *u.ExitCode)
-	}
-	if u.ExitReason != nil {
-		line = append(line, "exit_reason", *u.ExitReason)
-	}
-	return line
-}
-
-// startedSQL keeps the start of the first attempt, because the deadline counts
-// from it. A start that only stands in for an unknown one (SelfReportRun sets
-// queued_at) gives way to the real one.
+// startedSQL keeps the start of the first attempt, because the deadline counts from it. A start that stands in for an
+// unknown one (SelfReportRun sets queued_at) is replaced by the real one.
 const startedSQL = `CASE WHEN started_at IS NULL OR started_at = queued_at
 			THEN COALESCE(CAST(:started_at AS timestamptz), started_at) ELSE started_at END`
 
-// seenSQL sets what engines see of a run, in every status.
+// seenSQL sets what engines observe of a run, in every status.
 const seenSQL = `started_at = ` + startedSQL + `,
 		instance_id = COALESCE(:instance_id, instance_id),
 		instance_dns_name = COALESCE(:instance_dns_name, instance_dns_name),
@@ -236,7 +134,7 @@ const seenSQL = `started_at = ` + startedSQL + `,
 		cpu = COALESCE(:cpu, cpu),
 		cpu_limit = COALESCE(:cpu_limit, cpu_limit)`
 
-// sameAttemptSQL lets through what was seen of the present attempt only.
+// sameAttemptSQL restricts an UPDATE to observations of the current attempt.
 const sameAttemptSQL = `GREATEST(COALESCE(attempt_count, 1), 1) = :attempt`
 
 const moveRunSQL = `UPDATE task SET
@@ -249,7 +147,7 @@ const moveRunSQL = `UPDATE task SET
 		` + seenSQL + `
 	WHERE run_id = :run_id AND status = ANY(:guard) AND ` + sameAttemptSQL
 
-// seen is what an engine saw, as arguments.
+// seen holds what an engine observed, as arguments.
 type seen struct {
 	RunUpdate
 	RunID   string         `db:"run_id"`
@@ -258,10 +156,8 @@ type seen struct {
 	Guard   pq.StringArray `db:"guard"`
 }
 
-// MoveRun moves a run to the status `to` and records u. It returns false, and
-// changes nothing, where the life of a run does not allow the move (see
-// legalMoves) or the run is at another attempt. The status reason becomes
-// u's, or none.
+// MoveRun moves a run to the status `to` and records u. It returns false and changes nothing if legalMoves does not
+// have the move, or the run is at another attempt. The status reason becomes that of u, or none.
 func (m *Manager) MoveRun(ctx context.Context, runID string, attempt int64, to Status, u RunUpdate) (bool, error) {
 	return m.hitsOne(ctx, moveRunSQL, seen{RunUpdate: u, RunID: runID, Attempt: attempt, To: to, Guard: guard(to)})
 }
@@ -273,17 +169,15 @@ const annotateRunSQL = `UPDATE task SET
 		` + seenSQL + `
 	WHERE run_id = :run_id AND ` + sameAttemptSQL
 
-// AnnotateRun records details of a run and leaves its status, its end and its
-// exit code as they are; an exit reason is added only where none was. It
-// returns false where the run is at another attempt, or gone.
+// AnnotateRun records details of a run and leaves its status, its end and its exit code as they are. It adds an exit
+// reason only if there is none. It returns false if the run is at another attempt, or gone.
 func (m *Manager) AnnotateRun(ctx context.Context, runID string, attempt int64, u RunUpdate) (bool, error) {
 	return m.hitsOne(ctx, annotateRunSQL, seen{RunUpdate: u, RunID: runID, Attempt: attempt})
 }
 
-// endClaimSQL ends a claim where a run is stopped by anyone but its cluster, so
-// that the worker that holds it finds that the cluster must not keep the run.
-// The owner of a run that a cluster had already accepted stays known: the log
-// is there.
+// endClaimSQL ends the claim on a run that something else than its cluster stops, so that the worker that holds the
+// claim finds that the cluster must not keep the run. The owner of a run that a cluster has accepted stays, because the
+// log is there.
 const endClaimSQL = `claimed_by = CASE WHEN status = 'QUEUED' THEN NULL ELSE claimed_by END, claimed_until = NULL`
 
 const stopRunSQL = `UPDATE task SET
@@ -291,7 +185,7 @@ const stopRunSQL = `UPDATE task SET
 		` + endClaimSQL + `
 	WHERE run_id = :run_id AND status = ANY(:guard)`
 
-// stop is the end of a run that we decide, as arguments.
+// stop is an end of a run that Flotilla decides, as arguments.
 type stop struct {
 	RunID    string         `db:"run_id"`
 	Worker   string         `db:"worker"`
@@ -301,17 +195,15 @@ type stop struct {
 	Guard    pq.StringArray `db:"guard"`
 }
 
-// StopRun stops a run on a user's behalf, with exit code 1 and the given
-// reason, whatever it is doing. It returns the row as it is now, and whether
-// this call stopped it. MissingResource where there is no such run.
+// StopRun stops a run on a user's behalf in any status, with exit code 1 and the given reason. It returns the row as it
+// is now, and reports whether this call stopped it. It returns MissingResource if there is no such run.
 func (m *Manager) StopRun(ctx context.Context, runID, reason string) (Run, bool, error) {
 	return m.moved(ctx, stopRunSQL+` RETURNING `+runColumns, runID, stop{
 		RunID: runID, Reason: reason, ExitCode: ExitCodeNeverStarted, To: StatusStopped, Guard: guard(StatusStopped),
 	})
 }
 
-// RejectRun stops a run that its cluster can never execute; the worker must
-// hold its claim. It returns false where it does not.
+// RejectRun stops a run that its cluster can never execute. It returns false if the worker does not hold its claim.
 func (m *Manager) RejectRun(ctx context.Context, runID, worker, reason string) (bool, error) {
 	return m.hitsOne(ctx, stopRunSQL+` AND claimed_by = :worker`, stop{
 		RunID: runID, Worker: worker, Reason: reason,
@@ -319,9 +211,16 @@ func (m *Manager) RejectRun(ctx context.Context, runID, worker, reason string) (
 	})
 }
 
+// SelfReport is what a run reports about itself (rest-api.md, "Self-reported status"). nil means not reported.
+type SelfReport struct {
+	Status        Status
+	ExitCode      *int64
+	ExitReason    *string
+	RunExceptions []string
+}
+
 const (
-	// A stop by the run's own word ends a claim as stopRunSQL does; any other
-	// move leaves it, because the cluster keeps the run.
+	// A self-reported stop ends a claim as stopRunSQL does. Any other move leaves it, because the cluster keeps the run.
 	moveReportedSQL = `UPDATE task SET
 		status = :to_status,
 		started_at = COALESCE(started_at, queued_at),
@@ -341,13 +240,10 @@ const (
 	RETURNING ` + runColumns
 )
 
-// SelfReportRun records what a run says of itself (rest-api.md, "Self-reported
-// status"): it moves the run forward along its life, and where the status is
-// known but no such move, it adds only an exit reason and exceptions where
-// there were none. It answers the row as it is now, and whether the report
-// moved the run. The reason is the report's; services derives one from the
-// exceptions. MalformedInput where the status is none, MissingResource where
-// there is no such run.
+// SelfReportRun records what a run reports about itself (rest-api.md, "Self-reported status"). It moves the run forward
+// in its life; if there is no such move, it only adds an exit reason and exceptions that are absent. It returns the row
+// as it is now, and reports whether it moved the run. It returns MalformedInput if the status is unknown, and
+// MissingResource if there is no such run.
 func (m *Manager) SelfReportRun(ctx context.Context, runID string, s SelfReport) (Run, bool, error) {
 	if !s.Status.Valid() {
 		return Run{}, false, Malformedf("status %q is unknown; it may be one of %v", s.Status, Statuses)
@@ -374,11 +270,41 @@ func (m *Manager) SelfReportRun(ctx context.Context, runID string, s SelfReport)
 	return r, false, err
 }
 
-// reportGuard is guard without the moves that go back: a run cannot put itself
-// in the queue.
+// reportGuard returns guard(to) without the moves back: a run cannot put itself in the queue.
 func reportGuard(to Status) pq.StringArray {
 	if to == StatusQueued {
 		return pq.StringArray{}
 	}
 	return guard(to)
+}
+
+// EventTaskStatus is the event of the audit line of a run's change of status. Existing log searches look for this name.
+const EventTaskStatus = "FlotillaTaskStatus"
+
+// Auditor identifies the author of an audited change. Who is the email, else the token's name, else the owner that the
+// request names.
+type Auditor struct{ Who, Token, Email string }
+
+// Program is the Auditor of changes that no user made, such as recording what a cluster reports.
+var Program = Auditor{Who: "flotilla"}
+
+// AuditLine returns the attributes that begin every audit line: the event, the author of the change, and the owner of
+// what was changed.
+func AuditLine(event string, by Auditor, owner string) []any {
+	return []any{"event", event, "who", by.Who, "token", by.Token, "email", by.Email, "owner", owner}
+}
+
+// AuditStatus returns the attributes of the audit line of a run's change of status, for slog. The line is the same for
+// every author. exit_code and exit_reason are left out while they are unknown.
+func AuditStatus(by Auditor, run Run, to Status, u RunUpdate) []any {
+	line := append(AuditLine(EventTaskStatus, by, run.User),
+		"run_id", run.RunID, "definition_id", run.DefinitionID, "alias", run.Alias, "cluster", run.ClusterName,
+		"engine", run.Engine, "status", to, "attempt", run.Attempt())
+	if u.ExitCode != nil {
+		line = append(line, "exit_code", *u.ExitCode)
+	}
+	if u.ExitReason != nil {
+		line = append(line, "exit_reason", *u.ExitReason)
+	}
+	return line
 }

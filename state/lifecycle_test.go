@@ -12,8 +12,7 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// mover moves a run in one of the ways there are, and says from which statuses
-// that way may move it.
+// mover is one of the methods that move runs, with the statuses from which it may move one.
 type mover struct {
 	to   state.Status
 	only []state.Status
@@ -35,7 +34,7 @@ func (m mover) allowed(from state.Status) bool {
 func movers() map[string]mover {
 	ways := map[string]mover{
 		"AcceptRun": {to: state.StatusPending, move: func(t *testing.T, s store, r state.Run) bool {
-			// Where the follower was faster, an acceptance is recorded without a move.
+			// If the follower was faster, an acceptance is recorded without a move.
 			before := s.get(t, r.RunID).Status
 			ok, err := s.AcceptRun(t.Context(), r.RunID, "w", state.Acceptance{Size: state.Size{Memory: 1}})
 			require.NoError(t, err)
@@ -90,7 +89,7 @@ func movers() map[string]mover {
 			return ok
 		}}
 		if to == state.StatusQueued {
-			continue // a run cannot put itself in the queue: see the self-reports' own test
+			continue // a run cannot put itself in the queue, see TestASelfReportMovesARunOnlyForward
 		}
 		ways["SelfReportRun of "+string(to)] = mover{to: to, move: func(t *testing.T, s store, r state.Run) bool {
 			before := s.get(t, r.RunID).Status
@@ -102,7 +101,7 @@ func movers() map[string]mover {
 	return ways
 }
 
-func TestEveryWayMovesRunsOnlyAsTheirLifeAllows(t *testing.T) {
+func TestEveryMethodMovesRunsOnlyAlongLegalMoves(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	s.exec(t, `INSERT INTO flotilla_node VALUES ('w', 'host', now() - INTERVAL '1 hour')`)
@@ -127,7 +126,7 @@ func TestEveryWayMovesRunsOnlyAsTheirLifeAllows(t *testing.T) {
 	}
 }
 
-func TestMoveRunRecordsWhatTheEngineSaw(t *testing.T) {
+func TestMoveRunRecordsWhatTheEngineObserved(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	start := time.Now().Add(-time.Minute).UTC().Truncate(time.Microsecond)
@@ -165,7 +164,7 @@ func TestMoveRunRecordsWhatTheEngineSaw(t *testing.T) {
 	assert.Len(t, stopped.PodEvents, 1)
 }
 
-func TestMoveRunToStoppedSetsFinishedAtWhereTheEngineDoesNotKnowIt(t *testing.T) {
+func TestMoveRunToStoppedSetsFinishedAtIfTheEngineDoesNotKnowIt(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	r := s.run(t, state.StatusRunning)
@@ -174,7 +173,7 @@ func TestMoveRunToStoppedSetsFinishedAtWhereTheEngineDoesNotKnowIt(t *testing.T)
 	assert.WithinDuration(t, time.Now(), *s.get(t, r.RunID).FinishedAt, time.Minute)
 }
 
-func TestWhatIsSeenOfAnEarlierAttemptChangesNothing(t *testing.T) {
+func TestObservationsOfAnEarlierAttemptChangeNothing(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	r := s.run(t, state.StatusPending)
@@ -209,7 +208,7 @@ func TestAnnotateRunAddsDetailsAndNeverRewritesAnEnd(t *testing.T) {
 	assert.Equal(t, state.StatusStopped, after.Status)
 	assert.Equal(t, new(int64(1)), after.ExitCode)
 	assert.Equal(t, new("first"), after.ExitReason)
-	assert.Nil(t, after.StatusReason, "what has stopped waits for nothing")
+	assert.Nil(t, after.StatusReason, "a stopped run waits for nothing")
 	assert.Equal(t, new("pod"), after.PodName)
 
 	waiting := s.run(t, state.StatusPending)
@@ -337,10 +336,10 @@ func TestASelfReportedStopOfAClaimedRunEndsTheClaim(t *testing.T) {
 	require.NoError(t, err)
 	accepted, err := s.AcceptRun(t.Context(), r.RunID, "w", state.Acceptance{Size: state.Size{Memory: 1}})
 	require.NoError(t, err)
-	assert.False(t, accepted, "the cluster must not keep what the run ended")
+	assert.False(t, accepted, "the cluster must not keep the run")
 }
 
-func TestAuditStatusIsOneLineWhoeverMakesTheChange(t *testing.T) {
+func TestAuditStatusIsTheSameLineForEveryAuthor(t *testing.T) {
 	t.Parallel()
 	run := state.Run{
 		RunID: "eks-1", DefinitionID: "d", Alias: "a", ClusterName: "c", Engine: state.EKSEngine, User: "ada",

@@ -14,27 +14,20 @@ import (
 	"github.com/lib/pq/pqerror"
 )
 
-// defaultEngines are the engines of the runs that a list shows where it is not
-// asked for others.
-var defaultEngines = Engines
-
 const (
-	// fewMatches is the number up to which all matches of a filter by
-	// environment are read and sorted.
+	// fewMatches is the number up to which all matches of a filter by environment are read and sorted.
 	fewMatches = 10_000
-	// countTimeout bounds counting for a total. Beyond it the total is an
-	// estimate (rest-api.md, Lists).
+	// countTimeout bounds counting for a total. Beyond it the total is an estimate (rest-api.md, Lists).
 	countTimeout = 300 * time.Millisecond
-	// countConnections bounds how much of the database counting may take.
+	// countConnections bounds the connections that count.
 	countConnections = 4
-	// countKept is how long the count of a filter is used again.
+	// countKept is how long the count of a filter is cached.
 	countKept = 10 * time.Second
-	// maxCounts bounds how many counts are kept.
+	// maxCounts bounds how many counts are cached.
 	maxCounts = 1000
-	// estimateMargin makes an estimate err upwards, because clients read the
-	// total once and page until they have seen as many rows. It must be 1.25 at
-	// least, and makes up for the planner's taking an OR of conditions that
-	// exclude each other for one that overlaps (a quarter less at worst).
+	// estimateMargin makes an estimate err upwards, because clients read the total once and page until they have seen
+	// as many rows. It must be at least 1.25, because the planner takes an OR of conditions that exclude each other for
+	// overlapping ones, and then estimates up to a quarter too few.
 	estimateMargin = 1.4
 )
 
@@ -45,8 +38,7 @@ func (m *Manager) ListRuns(ctx context.Context, o ListOptions) (RunList, error) 
 		return RunList{}, err
 	}
 	if len(o.Env) > 0 && q.limit > 0 {
-		// The planner cannot know how many runs have a variable, and either plan
-		// is ruinous if it guesses wrong; a count tells.
+		// The planner cannot know how many runs have a variable, and either plan is ruinous if it guesses wrong.
 		c := conditions{texts: q.texts, args: slices.Clone(q.args)}
 		limit := c.bind(fewMatches + 1)
 		var matches int
@@ -74,16 +66,15 @@ func (m *Manager) ListRuns(ctx context.Context, o ListOptions) (RunList, error) 
 	return list, err
 }
 
-// totalOfRuns returns how many runs match, and whether that is an estimate. It
-// is never less than what a client that pages until it has seen total rows
-// needs in order to see the rows of this page, and that more follow.
+// totalOfRuns returns how many runs match, and whether that is an estimate. A client that pages until it has seen total
+// rows sees at least the rows of this page, and a row more if more follow.
 func (m *Manager) totalOfRuns(ctx context.Context, q *runQuery, rows int, more bool) (total int, estimated bool, err error) {
 	least := q.offset + rows
 	switch {
 	case more:
 		least++
 	case rows == 0:
-		least = 0 // A place behind the end says nothing of the list's length.
+		least = 0 // An offset behind the end bounds nothing.
 	}
 	if q.exactTotal {
 		err := m.db.GetContext(ctx, &total, `SELECT count(*) FROM task`+q.where(), q.args...)
@@ -100,22 +91,20 @@ func (m *Manager) totalOfRuns(ctx context.Context, q *runQuery, rows int, more b
 	return max(int(math.Ceil(estimateMargin*float64(estimate))), least), true, err
 }
 
-// counts keeps what filters counted, by their text and arguments. The zero
-// value is ready.
+// counts caches the counts of filters, by their text and arguments. The zero value is ready.
 type counts struct {
 	mu   sync.Mutex
 	kept map[string]kept
 }
 
-// kept is a count, or that counting took too long.
+// kept is a cached count. If counting took too long, counted is false.
 type kept struct {
 	count   int
 	counted bool
 	at      time.Time
 }
 
-// countRuns counts the matches, and reports false if that takes longer than
-// countTimeout.
+// countRuns counts the matches, and reports false if that takes longer than countTimeout.
 func (m *Manager) countRuns(ctx context.Context, q *runQuery) (count int, counted bool, err error) {
 	key := fmt.Sprintf("%s %q", q.where(), q.args)
 	now := m.clock()
@@ -156,19 +145,19 @@ func (m *Manager) estimateRuns(ctx context.Context, q *runQuery) (int, error) {
 		} `json:"Plan"`
 	}
 	if err := json.Unmarshal(raw, &plans); err != nil || len(plans) != 1 {
-		return 0, fmt.Errorf("the planner's answer cannot be read: %w", err)
+		return 0, fmt.Errorf("cannot read the plan: %w", err)
 	}
 	return int(plans[0].Plan.Rows), nil
 }
 
-// runQuery is a checked list of runs.
+// runQuery is a list of runs whose options are checked.
 type runQuery struct {
 	conditions
 	sort          string
 	down          bool
 	limit, offset int
 	exactTotal    bool
-	// few says that all matches may be read and sorted.
+	// few is set if there are few enough matches to read and sort all.
 	few bool
 }
 
@@ -183,7 +172,7 @@ func newRunQuery(o ListOptions, now time.Time) (*runQuery, error) {
 	}
 	if values := o.Filters["engine"]; len(values) == 0 || len(values) == 1 && values[0] == "" {
 		f := runResource.filters["engine"]
-		if err := f.add(c, "engine", defaultEngines); err != nil {
+		if err := f.add(c, "engine", Engines); err != nil {
 			return nil, err
 		}
 	}
@@ -192,7 +181,7 @@ func newRunQuery(o ListOptions, now time.Time) (*runQuery, error) {
 	return q, err
 }
 
-// pageOf checks limit and offset and cuts the limit.
+// pageOf checks limit and offset, and returns the limit, cut to MaxListLimit.
 func pageOf(o ListOptions) (limit int, err error) {
 	if o.Limit < 0 || o.Offset < 0 {
 		return 0, Malformedf("limit and offset must not be negative")
@@ -200,9 +189,8 @@ func pageOf(o ListOptions) (limit int, err error) {
 	return min(o.Limit, MaxListLimit), nil
 }
 
-// pageSQL reads a page in two steps: the ids of the page's rows, which indexes
-// alone can tell, and then those rows. One row more than the limit tells
-// whether another page follows.
+// pageSQL reads a page in two steps: the ids of the page's rows, for which indexes suffice, and then those rows. It
+// reads one row more than the limit to find whether another page follows.
 func (q *runQuery) pageSQL() string {
 	return `WITH ` + q.idsSQL() + `
 SELECT ` + runColumns + ` FROM task
@@ -210,15 +198,14 @@ WHERE task.run_id = ANY(ARRAY(SELECT run_id FROM page))
 ORDER BY ` + q.orderBy(q.sort, "task.run_id", true)
 }
 
-// pageArgs are the arguments of pageSQL: those of the conditions, then limit
-// and offset.
+// pageArgs returns the arguments of pageSQL: those of the conditions, then limit and offset.
 func (q *runQuery) pageArgs() []any { return append(slices.Clone(q.args), q.limit+1, q.offset) }
 
-// orderBy is the order of the list. nullsLast is left out where no value can
-// be NULL, because an index gives the downward order without it only.
+// orderBy returns the order of the list. nullsLast is false if no value can be NULL, because an index gives the
+// downward order only without it.
 func (q *runQuery) orderBy(sort, id string, nullsLast bool) string {
 	if !q.down {
-		return sort + ", " + id // NULLs are last by themselves.
+		return sort + ", " + id // Upwards, NULLs are last.
 	}
 	if nullsLast {
 		return sort + " DESC NULLS LAST, " + id + " DESC"
@@ -226,11 +213,10 @@ func (q *runQuery) orderBy(sort, id string, nullsLast bool) string {
 	return sort + " DESC, " + id + " DESC"
 }
 
-// idsSQL is the common table expression "page" with the ids of the rows.
+// idsSQL returns the common table expression "page" with the ids of the rows.
 //
-// Downwards it has two parts, because an index read backwards has the NULLs
-// first: the rows that have a value, and, where these end on the page, the
-// rows that have none. That saves a second index for each column.
+// Downwards it has two parts, because an index read backwards has the NULLs first: the rows that have a value, and, if
+// these end on the page, the rows that have none. That saves a second index for each column.
 func (q *runQuery) idsSQL() string {
 	limit, offset := fmt.Sprintf("$%d", len(q.args)+1), fmt.Sprintf("$%d", len(q.args)+2)
 	switch {
@@ -254,7 +240,7 @@ func (q *runQuery) idsSQL() string {
 	(SELECT task.run_id FROM task` + q.where(q.sort+" IS NULL") + `
 	ORDER BY task.run_id DESC
 	LIMIT ` + limit + ` - (SELECT count(*) FROM filled)
-	-- Rows with a value that stand before the page are counted only where it has none.
+	-- Rows with a value that stand before the page are counted only if the page has none.
 	OFFSET CASE WHEN ` + offset + ` = 0 OR EXISTS (SELECT FROM filled) THEN 0 ELSE GREATEST(0, ` + offset + `
 		- (SELECT count(*) FROM task` + q.where(q.sort+" IS NOT NULL") + `)) END))`
 }

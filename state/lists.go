@@ -7,7 +7,7 @@ import (
 
 // Bounds and defaults of lists (rest-api.md, Lists).
 const (
-	// DefaultListLimit is the length of a page where the client names none.
+	// DefaultListLimit is the length of a page if the client gives none.
 	DefaultListLimit = 1024
 	// MaxListLimit is the longest page; a larger limit is cut to it.
 	MaxListLimit = 10_000
@@ -20,20 +20,20 @@ const (
 	DefaultTemplateSort   = "template_name"
 )
 
-// ListOptions say which part of a list is wanted (rest-api.md, Lists).
+// ListOptions select a part of a list (rest-api.md, Lists).
 type ListOptions struct {
 	// Limit and Offset count rows.
 	Limit, Offset int
 	// SortBy is empty for the list's default; Order is "asc" or "desc".
 	SortBy, Order string
-	// Filters are field filters by column name, and <time column>_since and
-	// _until. Names and values are the client's: the Manager checks them.
+	// Filters are by column name, and by <time column>_since and _until. Names and values are the client's: the Manager
+	// checks them.
 	Filters map[string][]string
-	// Env are environment variables that a row must have, all of them.
+	// Env holds environment variables, all of which a row must have.
 	Env []EnvVar
-	// ExactTotal asks for a counted total however many rows match.
+	// ExactTotal demands a counted total however many rows match.
 	ExactTotal bool
-	// LatestOnly shows only the newest version of each template.
+	// LatestOnly restricts a list of templates to the newest version of each.
 	LatestOnly bool
 }
 
@@ -62,23 +62,18 @@ type NameList struct {
 	Names []string
 }
 
-// ListDefinitions returns a page of definitions, with ports and tags, in one
-// query, and how many there are.
+// ListDefinitions returns a page of definitions, with ports and tags, in one query, and how many there are.
 func (m *Manager) ListDefinitions(ctx context.Context, o ListOptions) (DefinitionList, error) {
 	var rows []definitionRow
 	total, err := m.list(ctx, &rows, listQuery{definitionResource, definitionColumns, "task_def"}, o)
-	if err != nil {
-		return DefinitionList{}, err
-	}
 	list := DefinitionList{Total: total, Definitions: make([]Definition, len(rows))}
-	for i, row := range rows {
-		list.Definitions[i] = row.definition()
+	for i := range rows {
+		list.Definitions[i] = m.definitionOf(ctx, &rows[i])
 	}
-	return list, nil
+	return list, err
 }
 
-// latestTemplates stands for the table where only the newest version of each
-// name is wanted.
+// latestTemplates stands for the table if only the newest version of each name is wanted.
 const latestTemplates = `(
 	SELECT DISTINCT ON (template_name) * FROM template ORDER BY template_name, version DESC
 ) AS template`
@@ -89,9 +84,12 @@ func (m *Manager) ListTemplates(ctx context.Context, o ListOptions) (TemplateLis
 	if o.LatestOnly {
 		source = latestTemplates
 	}
-	list := TemplateList{Templates: []Template{}}
-	total, err := m.list(ctx, &list.Templates, listQuery{templateResource, templateColumns, source}, o)
-	list.Total = total
+	var rows []templateRow
+	total, err := m.list(ctx, &rows, listQuery{templateResource, templateColumns, source}, o)
+	list := TemplateList{Total: total, Templates: make([]Template, len(rows))}
+	for i := range rows {
+		list.Templates[i] = m.templateOf(ctx, &rows[i])
+	}
 	return list, err
 }
 
@@ -102,7 +100,7 @@ type listQuery struct {
 	columns, source string
 }
 
-// list reads a page into rows, a pointer to a slice, and counts.
+// list reads a page into rows, a pointer to a slice, and returns how many rows match.
 func (m *Manager) list(ctx context.Context, rows any, q listQuery, o ListOptions) (total int, err error) {
 	limit, err := pageOf(o)
 	if err != nil {
@@ -130,28 +128,18 @@ func (m *Manager) list(ctx context.Context, rows any, q listQuery, o ListOptions
 	return total, interpretError(err)
 }
 
-const (
-	countGroupsSQL = `SELECT count(DISTINCT group_name) FROM task_def WHERE group_name <> '' AND group_name LIKE $1`
-	listGroupsSQL  = `SELECT DISTINCT group_name FROM task_def WHERE group_name <> '' AND group_name LIKE $1
-ORDER BY group_name LIMIT $2 OFFSET $3`
-	countTagsSQL = `SELECT count(DISTINCT tag_id) FROM task_def_tags WHERE tag_id <> '' AND tag_id LIKE $1`
-	listTagsSQL  = `SELECT DISTINCT tag_id FROM task_def_tags WHERE tag_id <> '' AND tag_id LIKE $1 ORDER BY tag_id LIMIT $2 OFFSET $3`
-)
-
-// ListGroups returns a page of the group names of definitions that contain
-// name.
+// ListGroups returns a page of the group names of definitions that contain name.
 func (m *Manager) ListGroups(ctx context.Context, limit, offset int, name string) (NameList, error) {
-	return m.listNames(ctx, nameQuery{countGroupsSQL, listGroupsSQL}, ListOptions{Limit: limit, Offset: offset}, name)
+	return m.listNames(ctx, "group_name", "task_def", ListOptions{Limit: limit, Offset: offset}, name)
 }
 
 // ListTags returns a page of the tags of definitions that contain name.
 func (m *Manager) ListTags(ctx context.Context, limit, offset int, name string) (NameList, error) {
-	return m.listNames(ctx, nameQuery{countTagsSQL, listTagsSQL}, ListOptions{Limit: limit, Offset: offset}, name)
+	return m.listNames(ctx, "tag_id", "task_def_tags", ListOptions{Limit: limit, Offset: offset}, name)
 }
 
-type nameQuery struct{ count, page string }
-
-func (m *Manager) listNames(ctx context.Context, q nameQuery, o ListOptions, name string) (NameList, error) {
+// listNames returns a page of the distinct values of a column that contain name. column and table are fixed texts.
+func (m *Manager) listNames(ctx context.Context, column, table string, o ListOptions, name string) (NameList, error) {
 	list := NameList{Names: []string{}}
 	limit, err := pageOf(o)
 	if err != nil {
@@ -160,10 +148,11 @@ func (m *Manager) listNames(ctx context.Context, q nameQuery, o ListOptions, nam
 	if err := checkText("name", name); err != nil {
 		return list, err
 	}
-	pattern := likePattern(name)
-	if err := m.db.GetContext(ctx, &list.Total, q.count, pattern); err != nil || limit == 0 {
+	from, pattern := ` FROM `+table+` WHERE `+column+` <> '' AND `+column+` LIKE $1`, likePattern(name)
+	if err := m.db.GetContext(ctx, &list.Total, `SELECT count(DISTINCT `+column+`)`+from, pattern); err != nil || limit == 0 {
 		return list, interpretError(err)
 	}
-	err = m.db.SelectContext(ctx, &list.Names, q.page, pattern, limit, o.Offset)
+	err = m.db.SelectContext(ctx, &list.Names,
+		`SELECT DISTINCT `+column+from+` ORDER BY `+column+` LIMIT $2 OFFSET $3`, pattern, limit, o.Offset)
 	return list, interpretError(err)
 }

@@ -28,7 +28,7 @@ func (s store) insertRow(t testing.TB, runID string, row map[string]any) {
 	s.exec(t, `INSERT INTO task (`+strings.Join(names, ", ")+`) VALUES (`+strings.Join(places, ", ")+`)`, args...)
 }
 
-// runIDs lists the ids of a page, and its total.
+// runIDs returns the ids of a page, and its total.
 func (s store) runIDs(t testing.TB, o state.ListOptions) ([]string, int) {
 	t.Helper()
 	if o.Limit == 0 {
@@ -64,7 +64,7 @@ func TestRunsAreFilteredByColumns(t *testing.T) {
 	}{
 		"without an engine: those of both engines": {nil, []string{"1", "2", "3"}},
 		"one engine":                                 {map[string][]string{"engine": {"eks-spark"}}, []string{"3"}},
-		"an engine of old":                           {map[string][]string{"engine": {"ecs"}}, []string{"4"}},
+		"a retired engine":                           {map[string][]string{"engine": {"ecs"}}, []string{"4"}},
 		"an empty engine is none":                    {map[string][]string{"engine": {""}}, []string{"1", "2", "3"}},
 		"one value is ignored when empty":            {map[string][]string{"started_at_since": {""}, "memory": {""}}, []string{"1", "2", "3"}},
 		"a substring":                                {map[string][]string{"image": {"repo/"}}, []string{"1", "2"}},
@@ -80,7 +80,7 @@ func TestRunsAreFilteredByColumns(t *testing.T) {
 		"several of a text":                          {map[string][]string{"cluster_name": {"sun", "moon", "mars"}}, []string{"1", "2"}},
 		"a number":                                   {map[string][]string{"memory": {"512"}}, []string{"1"}},
 		"several numbers":                            {map[string][]string{"memory": {"512", "1024", "-5"}}, []string{"1", "2"}},
-		"a truth":                                    {map[string][]string{"requires_docker": {"true"}}, []string{"1"}},
+		"a boolean":                                  {map[string][]string{"requires_docker": {"true"}}, []string{"1"}},
 		"a NULL that reads as false":                 {map[string][]string{"requires_docker": {"false"}}, []string{"2", "3"}},
 		"a NULL that reads as a tier":                {map[string][]string{"tier": {"Tier4"}}, []string{"2", "3"}},
 		"a column that is a word of SQL":             {map[string][]string{"user": {"me"}}, []string{"1"}},
@@ -121,7 +121,7 @@ func TestABadListIsMalformed(t *testing.T) {
 		"a huge number":               {Filters: map[string][]string{"memory": {"99999999999"}}},
 		"an absurd number":            {Filters: map[string][]string{"exit_code": {strings.Repeat("9", 1000)}}},
 		"one bad number of several":   {Filters: map[string][]string{"memory": {"1", ""}}},
-		"no truth":                    {Filters: map[string][]string{"requires_docker": {"maybe"}}},
+		"no boolean":                  {Filters: map[string][]string{"requires_docker": {"maybe"}}},
 		"no time":                     {Filters: map[string][]string{"queued_at_since": {"soon"}}},
 		"two bounds":                  {Filters: map[string][]string{"queued_at_since": {"2026-01-01", "2026-01-02"}}},
 		"an unknown status":           {Filters: map[string][]string{"status": {"DONE"}}},
@@ -145,7 +145,7 @@ func TestABadListIsMalformed(t *testing.T) {
 	assert.ErrorContains(t, err, "queued_at_since")
 }
 
-// A filter whose column the table lacks would be found by nobody but users.
+// Without this test only users would find a filter whose column the table lacks.
 func TestEveryFilterAndEverySortIsAColumn(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
@@ -200,10 +200,10 @@ func TestRunsAreFilteredByEnvironment(t *testing.T) {
 		env  []state.EnvVar
 		want []string
 	}{
-		"one variable":        {[]state.EnvVar{{Name: "A", Value: "1"}}, []string{"2", "1"}},
-		"two variables":       {[]state.EnvVar{{Name: "A", Value: "1"}, {Name: "B", Value: "x|y"}}, []string{"1"}},
-		"another's value":     {[]state.EnvVar{{Name: "A", Value: "x|y"}}, []string{}},
-		"quotes and brackets": {[]state.EnvVar{{Name: `"}]`, Value: `'; --`}}, []string{}},
+		"one variable":                  {[]state.EnvVar{{Name: "A", Value: "1"}}, []string{"2", "1"}},
+		"two variables":                 {[]state.EnvVar{{Name: "A", Value: "1"}, {Name: "B", Value: "x|y"}}, []string{"1"}},
+		"the value of another variable": {[]state.EnvVar{{Name: "A", Value: "x|y"}}, []string{}},
+		"quotes and brackets":           {[]state.EnvVar{{Name: `"}]`, Value: `'; --`}}, []string{}},
 	} {
 		ids, total := s.runIDs(t, state.ListOptions{Env: c.env})
 		assert.Equal(t, c.want, ids, name)
@@ -214,8 +214,7 @@ func TestRunsAreFilteredByEnvironment(t *testing.T) {
 	}
 }
 
-// Every page of every order, in steps that do not divide the number of rows,
-// makes the list that one query makes.
+// The pages of every order, in steps that do not divide the number of rows, make the list that one query reads.
 func TestPagesNeitherRepeatNorSkipRows(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
@@ -269,7 +268,7 @@ func TestTotalsAreExactIfCountingEndsInTime(t *testing.T) {
 	totals(state.ListOptions{Limit: 10, ExactTotal: true}, 30_000)
 	totals(state.ListOptions{Limit: 10, Offset: 50_000, ExactTotal: true}, 30_000)
 	totals(state.ListOptions{Limit: 10, Filters: map[string][]string{"status": {"QUEUED"}}}, 0)
-	totals(state.ListOptions{Limit: 10}, 10_000) // A count is kept 10 s,
+	totals(state.ListOptions{Limit: 10}, 10_000) // A count is cached 10 s,
 	totals(state.ListOptions{Limit: 10, Offset: 20_000}, 20_011)
 	clock.Advance(11 * time.Second) // and not longer.
 	for _, o := range []state.ListOptions{{Limit: 10}, {}, {Limit: 10, Offset: 20_000}, {Limit: 10, Offset: 29_990}, {Limit: 10, Offset: 50_000}} {
@@ -302,7 +301,7 @@ func TestTotalsErrUpwardsIfCountingTakesTooLong(t *testing.T) {
 			assert.Less(t, list.Total, 2*c.rows, name)
 		}
 	}
-	// The planner knows of far fewer rows than there are; a next row is never denied.
+	// The planner knows far fewer rows than there are. The total still includes the next row.
 	s.exec(t, `UPDATE pg_class SET reltuples = 10, relpages = 1 WHERE oid = 'task'::regclass`)
 	list, err := s.ListRuns(t.Context(), state.ListOptions{Limit: 10, Offset: 150_000, Filters: map[string][]string{"status": {"STOPPED"}}})
 	require.NoError(t, err)

@@ -1,10 +1,8 @@
-// Package state holds what Flotilla remembers: the domain types (definitions,
-// templates, runs, clusters, workers) and the Manager that keeps them in
-// Postgres.
+// Package state holds what Flotilla remembers: the domain types (definitions, templates, runs, clusters, workers) and
+// the Manager that keeps them in Postgres.
 //
-// It decides which changes of a run are legal (lifecycle.go) and makes each of
-// them one guarded UPDATE. It does not decide what to run, where, or with
-// which size: that is services and execution.
+// It decides which changes of a run are legal (lifecycle.go) and makes each of them one guarded UPDATE. It does not
+// decide what to run, where, or with which size: that is services and execution.
 package state
 
 import (
@@ -14,25 +12,23 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/jmoiron/sqlx"
-	"github.com/lib/pq"
 
 	"github.com/stitchfix/flotilla-os/config"
 	"github.com/stitchfix/flotilla-os/metrics"
 	"github.com/stitchfix/flotilla-os/state/database"
 )
 
-// ManagerConfig says which database a Manager keeps its rows in.
+// ManagerConfig configures a Manager.
 type ManagerConfig struct {
-	// URL is a session connection to the primary: a URL or a string of
-	// key=value pairs.
+	// URL is a session connection to the primary: a URL or a string of key=value pairs.
 	URL string
-	// ReadonlyURL serves the history lookups of ARA and of the lifecycle
-	// choice; empty means URL.
+	// ReadonlyURL serves the history lookups of ARA and of the lifecycle choice; empty means URL.
 	ReadonlyURL string
 	// MaxOpen and MaxIdle bound each pool of connections; 0 means 30.
 	MaxOpen, MaxIdle int
@@ -40,20 +36,19 @@ type ManagerConfig struct {
 	Logger *slog.Logger
 	// Metrics measures; nil measures nothing.
 	Metrics metrics.Client
-	// Clock is the time that rows get; nil means time.Now.
+	// Clock returns the time that rows get; nil means time.Now.
 	Clock func() time.Time
 	// ARA holds the window and the multipliers of the history lookups.
 	ARA config.ARA
 }
 
-// Manager keeps definitions, templates, runs, clusters and workers in
-// Postgres. It is safe for use by many goroutines.
+// Manager keeps definitions, templates, runs, clusters and workers in Postgres. It is safe for use by many goroutines.
 //
-// Its methods return MalformedInput, MissingResource, ConflictingResource or
-// Unavailable where these apply; any other error is a fault of ours.
+// Its methods return MalformedInput, MissingResource, ConflictingResource or Unavailable where these apply; any other
+// error is a fault of ours.
 type Manager struct {
 	db *sqlx.DB
-	// readDB is the read-only database, or db where none is configured.
+	// readDB is the read-only database, or db if none is configured.
 	readDB *sqlx.DB
 	// countDB counts for lists; its statements end after countTimeout.
 	countDB *sqlx.DB
@@ -65,15 +60,15 @@ type Manager struct {
 	// statements are the prepared ones of db, lookups those of readDB.
 	statements prepared[*sqlx.NamedStmt]
 	lookups    prepared[*sqlx.Stmt]
-	// sessionChecked is set once Check has seen that database sessions are
-	// ours alone; that does not change while the program runs.
+	// sessionChecked is set once Check has seen that database sessions are ours alone; that does not change while the
+	// program runs.
 	sessionChecked atomic.Bool
 	// oddLogged are the places of odd JSON that were logged.
 	oddMu     sync.Mutex
 	oddLogged map[string]bool
 }
 
-// NewManager opens the pools. It does not connect: see Check.
+// NewManager returns a Manager with open pools. It does not connect: see Check.
 func NewManager(cfg ManagerConfig) (*Manager, error) {
 	if cfg.Logger == nil {
 		return nil, errors.New("state: a Manager needs a logger")
@@ -111,10 +106,8 @@ func (m *Manager) Close() error {
 	return errors.Join(m.countDB.Close(), m.db.Close())
 }
 
-// Check reports whether the database can be used now: it answers, it is the
-// primary, sessions are sessions, and all migrations of tables are done.
-// Indexes may be missing. The first success takes a few round trips, later ones
-// take one.
+// Check returns an error unless the database can be used now: it responds, is the primary, keeps sessions, and has all
+// migrations of tables. Indexes may be missing. The first success takes a few round trips, later ones take one.
 func (m *Manager) Check(ctx context.Context) error {
 	if err := database.CheckPrimary(ctx, m.db); err != nil {
 		return interpretError(err)
@@ -129,9 +122,8 @@ func (m *Manager) Check(ctx context.Context) error {
 	return nil
 }
 
-// transact runs fn in one transaction of the primary and commits it where fn
-// returns nil. It is the only place where transactions begin and end. Errors
-// are those of interpretError.
+// transact runs fn in one transaction of the primary, and commits it if fn returns nil. It is the only place where
+// transactions begin and end. Errors are those of interpretError.
 func (m *Manager) transact(ctx context.Context, fn func(tx *sqlx.Tx) error) (err error) {
 	tx, err := m.db.BeginTxx(ctx, nil)
 	if err != nil {
@@ -145,18 +137,16 @@ func (m *Manager) transact(ctx context.Context, fn func(tx *sqlx.Tx) error) (err
 	return interpretError(tx.Commit())
 }
 
-// prepared keeps the statements of one pool that are run for every run, by
-// their text; each connection learns them when it first runs them. Without it
-// the server would plan them anew each time, which for a table with as many
-// indexes as task's takes longer than to run them. The zero value is ready. The
-// statements end with their pool.
+// prepared keeps the statements of one pool that are run for every run, by their text; each connection learns them when
+// it first runs them. Otherwise the server would plan them anew each time, which takes longer than to run them for a
+// table with as many indexes as task. The zero value is ready. The statements end with their pool.
 type prepared[S interface{ Close() error }] struct {
 	mu     sync.Mutex
 	byText map[string]S
 }
 
-// get gives the statement for text, which it makes where it is not there yet.
-func (p *prepared[S]) get(text string, make func() (S, error)) (S, error) {
+// get returns the statement for text, and prepares it if it is not kept yet.
+func (p *prepared[S]) get(text string, prepare func() (S, error)) (S, error) {
 	p.mu.Lock()
 	stmt, known := p.byText[text]
 	p.mu.Unlock()
@@ -164,19 +154,14 @@ func (p *prepared[S]) get(text string, make func() (S, error)) (S, error) {
 		return stmt, nil
 	}
 	// Outside the lock: it is a round trip, and the database may be away.
-	stmt, err := make()
+	stmt, err := prepare()
 	if err != nil {
 		return stmt, err
 	}
-	return p.keep(text, stmt)
-}
-
-// keep remembers the statement, but for one that another caller made meanwhile.
-func (p *prepared[S]) keep(text string, stmt S) (S, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if earlier, known := p.byText[text]; known {
-		return earlier, stmt.Close()
+		return earlier, stmt.Close() // Another caller prepared it meanwhile.
 	}
 	if p.byText == nil {
 		p.byText = map[string]S{}
@@ -185,7 +170,7 @@ func (p *prepared[S]) keep(text string, stmt S) (S, error) {
 	return stmt, nil
 }
 
-// named gives a statement of the primary with :name arguments.
+// named returns a prepared statement of the primary with :name arguments.
 func (m *Manager) named(ctx context.Context, text string) (*sqlx.NamedStmt, error) {
 	stmt, err := m.statements.get(text, func() (*sqlx.NamedStmt, error) {
 		return m.db.PrepareNamedContext(ctx, text)
@@ -193,7 +178,7 @@ func (m *Manager) named(ctx context.Context, text string) (*sqlx.NamedStmt, erro
 	return stmt, interpretError(err)
 }
 
-// lookup asks the read-only database for one row.
+// lookup reads one row of the read-only database into dst.
 func (m *Manager) lookup(ctx context.Context, dst any, text string, args ...any) error {
 	stmt, err := m.lookups.get(text, func() (*sqlx.Stmt, error) { //nolint:sqlclosecheck // it is kept
 		return m.readDB.PreparexContext(ctx, text)
@@ -204,25 +189,7 @@ func (m *Manager) lookup(ctx context.Context, dst any, text string, args ...any)
 	return stmt.GetContext(ctx, dst, args...)
 }
 
-// guard lists the statuses that an UPDATE to the status `to` may leave, for
-// its WHERE. Where only is not empty, those of them.
-func guard(to Status, only ...Status) pq.StringArray {
-	words := pq.StringArray{}
-	for _, from := range sourcesOf(to) {
-		if len(only) == 0 || slices.Contains(only, from) {
-			words = append(words, string(from))
-		}
-	}
-	return words
-}
-
-// hitsOne runs a guarded UPDATE and reports whether its guard let it through.
-func (m *Manager) hitsOne(ctx context.Context, text string, arg any) (bool, error) {
-	n, err := m.update(ctx, text, arg)
-	return n == 1, err
-}
-
-// update runs text with the named arguments of arg and counts the rows hit.
+// update runs a prepared statement with the named arguments of arg and returns how many rows it changed.
 func (m *Manager) update(ctx context.Context, text string, arg any) (int, error) {
 	stmt, err := m.named(ctx, text) //nolint:sqlclosecheck // it is kept
 	if err != nil {
@@ -232,43 +199,56 @@ func (m *Manager) update(ctx context.Context, text string, arg any) (int, error)
 	return n, interpretError(err)
 }
 
-// moved runs a guarded UPDATE that answers the row. Where the guard did not
-// let it through, the row is read as it stands, and moved is false;
-// MissingResource where there is none.
-func (m *Manager) moved(ctx context.Context, text, runID string, arg any) (r Run, moved bool, err error) {
-	stmt, err := m.named(ctx, text) //nolint:sqlclosecheck // it is kept
-	if err != nil {
-		return Run{}, false, err
-	}
-	r, err = m.readRun(ctx, func(row any) error { return stmt.GetContext(ctx, row, arg) })
-	if !errors.Is(err, sql.ErrNoRows) {
-		return r, err == nil, err
-	}
-	r, err = m.GetRun(ctx, runID)
-	return r, false, err
-}
-
-// changed runs an UPDATE that answers the rows it hit.
-func (m *Manager) changed(ctx context.Context, text string, arg any) ([]Run, error) {
-	stmt, err := m.named(ctx, text) //nolint:sqlclosecheck // it is kept
-	if err != nil {
-		return nil, err
-	}
-	return m.readRuns(ctx, func(rows any) error { return stmt.SelectContext(ctx, rows, arg) })
-}
-
-// exec runs a statement that is not worth keeping prepared and counts the rows
-// hit.
+// exec runs a statement that is not worth keeping prepared and returns how many rows it changed.
 func (m *Manager) exec(ctx context.Context, text string, args ...any) (int, error) {
 	n, err := rowsHit(m.db.ExecContext(ctx, text, args...))
 	return n, interpretError(err)
 }
 
-// rowsHit counts the rows that a statement changed.
+// rowsHit returns how many rows a statement changed.
 func rowsHit(result sql.Result, err error) (int, error) {
 	if err != nil {
 		return 0, err
 	}
 	n, err := result.RowsAffected()
 	return int(n), err
+}
+
+// assignments returns the assignments ", column = value" of those of sets whose column is in set. An element of sets is
+// "column = value", or a column whose value is the argument of that name.
+func assignments(sets []string, set Columns) string {
+	var chosen strings.Builder
+	for _, text := range sets {
+		if column, value := assignment(text); slices.Contains(set, column) {
+			chosen.WriteString(", " + column + " = " + value)
+		}
+	}
+	return chosen.String()
+}
+
+// insertSQL returns the INSERT of one row that makes all assignments of sets and more, see assignments.
+func insertSQL(table string, sets []string, more ...string) string {
+	all := slices.Concat(sets, more)
+	columns, values := make([]string, len(all)), make([]string, len(all))
+	for i, text := range all {
+		columns[i], values[i] = assignment(text)
+	}
+	return `INSERT INTO ` + table + ` (` + strings.Join(columns, ", ") + `) VALUES (` + strings.Join(values, ", ") + `)`
+}
+
+// assignment returns the column and the value of an element of sets.
+func assignment(text string) (column, value string) {
+	column, value, explicit := strings.Cut(text, " = ")
+	if !explicit {
+		value = ":" + column
+	}
+	return column, value
+}
+
+// deref returns what p points to, or the zero value if p is nil.
+func deref[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
 }

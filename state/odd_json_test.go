@@ -24,8 +24,8 @@ var oddValues = []string{
 	`{"spark_submit_job_driver": "none", "num_executors": "many", "hive_conf": {"a": 1}, "executor_oom": "maybe"}`,
 }
 
-// Every statement that reads rows, over rows of which each holds one odd value
-// in one column: none may fail, and none may lose a row.
+// Runs every statement that reads rows over rows of which each holds one odd value in one column. None may fail, and
+// none may lose a row.
 func TestOddJSONFailsNothing(t *testing.T) {
 	t.Parallel()
 	logs := &testkit.Log{}
@@ -93,12 +93,13 @@ func TestOddJSONFailsNothing(t *testing.T) {
 	assert.Equal(t, &state.SparkExtension{}, s.get(t, "QUEUED-spark_extension-1").SparkExtension)
 
 	line := `run_id=QUEUED-env-8 column=env`
-	assert.Equal(t, 1, strings.Count(logs.String(), line), "once, however often it is read")
+	assert.Equal(t, 1, strings.Count(logs.String(), line), "logged once, however often it is read")
 }
 
 func TestOddJSONOfDefinitionsAndTemplatesFailsNothing(t *testing.T) {
 	t.Parallel()
-	s := newStore(t)
+	logs := &testkit.Log{}
+	s := newStore(t, func(c *state.ManagerConfig) { c.Logger = slog.New(slog.NewTextHandler(logs, nil)) })
 	for i, odd := range oddValues {
 		s.exec(t, `INSERT INTO task_def (definition_id, alias, image, group_name, env) VALUES ($1, $1, 'i', 'g', $2)`, fmt.Sprint("d-", i), odd)
 		for _, column := range []string{"env", "schema", "defaults", "ports", "tags"} {
@@ -123,6 +124,15 @@ func TestOddJSONOfDefinitionsAndTemplatesFailsNothing(t *testing.T) {
 		require.NoError(t, err)
 		assert.False(t, created, "%+v", again)
 	}
+
+	for _, line := range []string{
+		"definition_id=d-8 column=env", "template_id=env-8 column=env", "template_id=schema-4 column=schema",
+		"template_id=defaults-0 column=defaults", "template_id=ports-1 column=ports", "template_id=tags-6 column=tags",
+	} {
+		assert.Equal(t, 1, strings.Count(logs.String(), line), "%s is logged once, however often it is read", line)
+	}
+	assert.NotContains(t, logs.String(), "template_id=schema-5", "an object is a schema")
+	assert.NotContains(t, logs.String(), "template_id=tags-4", "an array is a list of tags")
 }
 
 func TestOddSparkHistoryFailsNothing(t *testing.T) {

@@ -85,7 +85,7 @@ func TestNothingThatMovesRunsReadsTheWholeTable(t *testing.T) {
 // ofLiveRuns are the indexes by which a statement reads some runs by their ids, or runs that are not over.
 var ofLiveRuns = []string{"task_pkey", "flotilla_task_live", "flotilla_task_status", "flotilla_task_env", "flotilla_node_pkey"}
 
-// addUnknownCluster gives a cluster a queue of which the planner knows nothing yet.
+// addUnknownCluster adds the queue of a cluster that the planner has no statistics of.
 func addUnknownCluster(t *testing.T, url string) {
 	t.Helper()
 	db, err := sql.Open("postgres", url)

@@ -17,11 +17,10 @@ import (
 	"github.com/stitchfix/flotilla-os/state/statetest"
 )
 
-// seededRuns is how many runs the plans are checked with: enough for the
-// planner to prefer indexes.
+// seededRuns is how many runs the plans are checked with: enough for the planner to prefer indexes.
 const seededRuns = 20_000
 
-// newSeeded gives the test a database with a history of seededRuns.
+// newSeeded returns a database with a history of seededRuns.
 func newSeeded(t testing.TB) (url string) {
 	t.Helper()
 	return pgtest.New(t, pgtest.Template("seeded", func(ctx context.Context, url string) error {
@@ -29,15 +28,13 @@ func newSeeded(t testing.TB) (url string) {
 	})).URL
 }
 
-// plans collects the plans of the queries that a Manager runs, by the server's
-// own report of what it executed.
+// plans collects the plans of the queries that a Manager runs, as the server reports them.
 type plans struct {
 	mu    sync.Mutex
 	texts []string
 }
 
-// newPlanned makes a Manager of the database at address whose plans are
-// collected.
+// newPlanned returns a Manager of the database at address whose plans are collected.
 func newPlanned(t testing.TB, address string) (*state.Manager, *plans) {
 	t.Helper()
 	parsed, err := url.Parse(address)
@@ -88,8 +85,7 @@ func (n planNode) visit(see func(planNode)) {
 	}
 }
 
-// requireNoScan fails the test, with the plan, where one of them reads the
-// whole of table task.
+// requireNoScan fails the test, with the plan, if one of them reads the whole table task.
 func requireNoScan(t testing.TB, texts []string) {
 	t.Helper()
 	require.NotEmpty(t, texts, "no plan was seen")
@@ -98,7 +94,7 @@ func requireNoScan(t testing.TB, texts []string) {
 	}
 }
 
-// indexesOf are the indexes that plans use.
+// indexesOf returns the indexes that plans use.
 func indexesOf(t testing.TB, texts []string) (names []string) {
 	t.Helper()
 	for _, text := range texts {
@@ -113,7 +109,7 @@ func indexesOf(t testing.TB, texts []string) (names []string) {
 	return names
 }
 
-// scans are those of the plans that read the whole of table task.
+// scans returns those of the plans that read the whole table task.
 func scans(t testing.TB, texts []string) (found []string) {
 	t.Helper()
 	for _, text := range texts {

@@ -123,7 +123,7 @@ func TestReleaseClaimsGivesBackWhatIsStillQueued(t *testing.T) {
 	s.claim(t, mine.RunID)
 }
 
-func TestADeferredRunWaitsAndSaysWhy(t *testing.T) {
+func TestADeferredRunWaitsWithAReason(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	r := s.run(t, state.StatusQueued)
@@ -236,7 +236,7 @@ func TestExplainQueued(t *testing.T) {
 	assert.Zero(t, n, "nothing to say that was not said")
 }
 
-func TestARetryWaitsAndForgetsTheFailedAttempt(t *testing.T) {
+func TestARetryWaitsAndClearsTheFailedAttempt(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	policy := state.RetryPolicy{MaxAttempts: 10, BaseDelay: 10 * time.Second, MaxDelay: time.Minute, Limit: 5, Engines: testEngines}

@@ -5,8 +5,7 @@ import (
 	"time"
 )
 
-// idempotenceWindow is how long an idempotence key stands for its run; it is
-// the interval of runsByKeySQL.
+// idempotenceWindow is how long an idempotence key stands for its run, as in runsByKeySQL.
 const idempotenceWindow = 7 * 24 * time.Hour
 
 const deleteOldRunsSQL = `DELETE FROM task
@@ -18,10 +17,9 @@ const deleteOldRunsSQL = `DELETE FROM task
 		LIMIT $2
 		FOR UPDATE SKIP LOCKED))`
 
-// DeleteOldRuns deletes up to limit runs that ended before the given time, and
-// counts them; the caller calls again until there are none. Runs that history
-// is asked about (ARA's window, runtimes, idempotence keys) stay, whatever the
-// time says.
+// DeleteOldRuns deletes up to limit runs that ended before the given time, and returns how many; the caller calls it
+// again until there are none. It always keeps the runs that lookups of history read (ARA's window, runtimes,
+// idempotence keys).
 func (m *Manager) DeleteOldRuns(ctx context.Context, before time.Time, limit int) (int, error) {
 	if asked := m.clock().Add(-max(m.ara.Window, runtimeWindow, idempotenceWindow)); asked.Before(before) {
 		before = asked
@@ -29,10 +27,9 @@ func (m *Manager) DeleteOldRuns(ctx context.Context, before time.Time, limit int
 	return m.exec(ctx, deleteOldRunsSQL, before, limit)
 }
 
-// The ids of all definitions that have runs are read by jumping along the
-// index on definition_id, because the table is large and has few of them.
-// Templates are never deleted; runs of the program before us that name
-// neither have no type and no definition.
+// The ids of all definitions that have runs are read by jumping along the index on definition_id, because the table is
+// large and has few of them. Templates are never deleted. Runs of the old program that have neither a type nor a
+// definition are kept.
 const deleteOrphanRunsSQL = `DELETE FROM task
 	WHERE run_id = ANY(ARRAY(
 		WITH RECURSIVE ids AS (
@@ -51,8 +48,7 @@ const deleteOrphanRunsSQL = `DELETE FROM task
 		WHERE task.status = 'STOPPED' AND COALESCE(task.executable_type, 'task_definition') = 'task_definition'
 		LIMIT $1))`
 
-// DeleteOrphanRuns deletes up to limit runs of deleted definitions, and counts
-// them.
+// DeleteOrphanRuns deletes up to limit runs of deleted definitions, and returns how many.
 func (m *Manager) DeleteOrphanRuns(ctx context.Context, limit int) (int, error) {
 	return m.exec(ctx, deleteOrphanRunsSQL, limit)
 }

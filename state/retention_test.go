@@ -45,7 +45,7 @@ func TestRetentionDeletesOldStoppedRunsInBatches(t *testing.T) {
 	}
 }
 
-func TestRetentionKeepsWhatHistoryIsAskedAbout(t *testing.T) {
+func TestRetentionKeepsTheRunsThatLookupsRead(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		window       time.Duration
@@ -112,5 +112,5 @@ func TestOnlyTheFirstStartAdoptsTheQueue(t *testing.T) {
 	n, err = s.AdoptQueued(t.Context(), time.Hour)
 	require.NoError(t, err)
 	assert.Zero(t, n)
-	assert.Equal(t, state.StatusQueued, s.get(t, ours.RunID).Status, "what waits for our own clusters is not lost")
+	assert.Equal(t, state.StatusQueued, s.get(t, ours.RunID).Status, "a run that waits for our own clusters is not lost")
 }

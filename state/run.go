@@ -1,13 +1,16 @@
 package state
 
 import (
+	"cmp"
 	"database/sql/driver"
 	"time"
+
+	"github.com/google/uuid"
 )
 
-// Engines of a run: what it is, not where it goes (architecture.md).
+// Engines of a run. The engine is what a run is, not where it is executed (architecture.md).
 const (
-	// EKSEngine marks a container job, on whatever kind of cluster.
+	// EKSEngine marks a container job, on any kind of cluster.
 	EKSEngine = "eks"
 	// EKSSparkEngine marks a Spark job.
 	EKSSparkEngine = "eks-spark"
@@ -25,14 +28,12 @@ const (
 // NodeLifecycles lists every node lifecycle.
 var NodeLifecycles = []string{SpotLifecycle, OndemandLifecycle}
 
-// ExecutableType says what a run was made from.
+// ExecutableType is the kind of resource that a run was made from.
 type ExecutableType string
 
 const (
-	// ExecutableTypeDefinition: the run was made from a definition.
 	ExecutableTypeDefinition ExecutableType = "task_definition"
-	// ExecutableTypeTemplate: the run was made from a template.
-	ExecutableTypeTemplate ExecutableType = "template"
+	ExecutableTypeTemplate   ExecutableType = "template"
 )
 
 // DefaultTaskType is the task_type of every run.
@@ -41,13 +42,12 @@ const DefaultTaskType = "task"
 // TemplateGroupName is the group_name of every run of a template.
 const TemplateGroupName = "template_group_name"
 
-// ParentRunEnv names the environment variable that makes a run the child of
-// another.
+// ParentRunEnv is the environment variable that makes a run the child of another.
 const ParentRunEnv = "PARENT_FLOTILLA_RUN_ID"
 
 // Reasons that Flotilla itself gives to a run's end.
 const (
-	// ReasonOOMKilled is Kubernetes' word for a container killed for memory.
+	// ReasonOOMKilled is the reason that Kubernetes gives for a container killed for memory.
 	ReasonOOMKilled = "OOMKilled"
 	// ReasonLost ends a run that its cluster no longer knows.
 	ReasonLost = "Job either timed out or not found on the EKS cluster."
@@ -57,8 +57,7 @@ const (
 
 // Exit codes that Flotilla itself gives.
 const (
-	// ExitCodeNeverStarted is the code of a run that never had a container,
-	// and of one that a user stopped.
+	// ExitCodeNeverStarted is the code of a run that never had a container, and of one that a user stopped.
 	ExitCodeNeverStarted int64 = 1
 	// ExitCodeDeadline is the code of a run past its active_deadline_seconds.
 	ExitCodeDeadline int64 = 124
@@ -66,9 +65,42 @@ const (
 	ExitCodeOOM int64 = 137
 )
 
-// Run is one execution of a definition or template. Memory and storage are in
-// MB (10^6 bytes), cpu in millicores, durations in seconds. The db tags are
-// the columns of the table task.
+// Size is memory in MB (10^6 bytes) and cpu in millicores.
+type Size struct {
+	Memory int64 `db:"memory"`
+	CPU    int64 `db:"cpu"`
+}
+
+// AtLeast returns the greater memory and the greater cpu of both sizes.
+func (s Size) AtLeast(other Size) Size {
+	return Size{max(s.Memory, other.Memory), max(s.CPU, other.CPU)}
+}
+
+// AtMost returns the smaller memory and the smaller cpu of both sizes.
+func (s Size) AtMost(other Size) Size {
+	return Size{min(s.Memory, other.Memory), min(s.CPU, other.CPU)}
+}
+
+// Fits reports whether neither memory nor cpu exceeds capacity.
+func (s Size) Fits(capacity Size) bool { return s.Memory <= capacity.Memory && s.CPU <= capacity.CPU }
+
+// EngineKey identifies an engine: the cluster where it is, and the kind of runs that it executes there
+// (architecture.md, "Engines and clusters").
+type EngineKey struct {
+	Cluster string `db:"cluster_name"`
+	// Engine is the runs' engine, such as EKSEngine.
+	Engine string `db:"engine"`
+}
+
+func (k EngineKey) String() string { return k.Cluster + "/" + k.Engine }
+
+// EngineKey returns the key of the engine that executes the run.
+func (r Run) EngineKey() EngineKey {
+	return EngineKey{r.ClusterName, cmp.Or(r.Engine, EKSEngine)}
+}
+
+// Run is one execution of a definition or template. Memory and storage are in MB (10^6 bytes), cpu in millicores,
+// durations in seconds. The db tags are the columns of the table task.
 type Run struct {
 	RunID         string     `db:"run_id"`
 	DefinitionID  string     `db:"definition_id"`
@@ -108,8 +140,7 @@ type Run struct {
 	CloudTrail       CloudTrailNotifications `db:"cloudtrail_notifications"`
 	ExecutableID     *string                 `db:"executable_id"`
 	ExecutableType   ExecutableType          `db:"executable_type"`
-	// RequestCustom holds what only one kind of executable knows:
-	// {"template_payload": {...}} of a template's run.
+	// RequestCustom holds what only one kind of executable has: {"template_payload": {...}} of a template's run.
 	RequestCustom Object      `db:"execution_request_custom"`
 	AttemptCount  *int64      `db:"attempt_count"`
 	SpawnedRuns   SpawnedRuns `db:"spawned_runs"`
@@ -124,30 +155,29 @@ type Run struct {
 	Labels                Labels          `db:"labels"`
 	RequiresDocker        bool            `db:"requires_docker"`
 	ServiceAccount        *string         `db:"service_account"`
-	// Tier reads "Tier4" where the column is NULL (rest-api.md, Run).
+	// Tier reads "Tier4" if the column is NULL (rest-api.md, Run).
 	Tier string `db:"tier"`
 
-	// DefinitionVersion is that of the definition that a new run was made
-	// from, empty where any will do (see CreateRun). It is not stored.
+	// DefinitionVersion is the version of the definition that a new run was made from; empty allows any (see
+	// CreateRun). It is not stored.
 	DefinitionVersion string `db:"definition_version"`
-	// RequestedMemory and RequestedCPU are what the client asked for; Memory
-	// and CPU are overwritten by what was given.
+	// RequestedMemory and RequestedCPU are what the client asked for. Memory and CPU are overwritten by what the run gets.
 	RequestedMemory *int64 `db:"requested_memory"`
 	RequestedCPU    *int64 `db:"requested_cpu"`
-	// ClaimedBy is the worker that holds the lease on a QUEUED run, and from
-	// PENDING on the node that owns a run of a local cluster.
+	// ClaimedBy is the worker that holds the lease on a QUEUED run, and from PENDING on the node that owns a run of a
+	// local cluster.
 	ClaimedBy     *string    `db:"claimed_by"`
 	ClaimedUntil  *time.Time `db:"claimed_until"`
 	NextAttemptAt *time.Time `db:"next_attempt_at"`
 }
 
-// Attempt is the number of the attempt that is under way or comes next: 1 for
-// a run that has had none.
-func (r Run) Attempt() int64 {
-	if r.AttemptCount == nil || *r.AttemptCount < 1 {
-		return 1
-	}
-	return *r.AttemptCount
+// Attempt returns the number of the attempt that is under way or comes next, 1 for a run that has had none.
+func (r Run) Attempt() int64 { return max(deref(r.AttemptCount), 1) }
+
+// NewRunID returns a new id of a run: the engine's name, a dash, and a random UUID without its first characters, so
+// that the whole is 36 characters long (rest-api.md, Run).
+func NewRunID(engine string) string {
+	return engine + "-" + uuid.NewString()[len(engine)+1:]
 }
 
 // PodEvent is something that happened to a run's pod.
@@ -162,9 +192,6 @@ type PodEvent struct {
 // PodEvents are the events of a run's pods, oldest first.
 type PodEvents []PodEvent
 
-// Scan implements sql.Scanner.
-func (e *PodEvents) Scan(src any) error { return scanJSON((*[]PodEvent)(e), src) }
-
 // Value implements driver.Valuer.
 func (e PodEvents) Value() (driver.Value, error) { return valueJSON([]PodEvent(e)) }
 
@@ -176,13 +203,10 @@ type SpawnedRun struct {
 // SpawnedRuns are the children of a run.
 type SpawnedRuns []SpawnedRun
 
-// Scan implements sql.Scanner.
-func (s *SpawnedRuns) Scan(src any) error { return scanJSON((*[]SpawnedRun)(s), src) }
-
 // Value implements driver.Valuer.
 func (s SpawnedRuns) Value() (driver.Value, error) { return valueJSON([]SpawnedRun(s)) }
 
-// CloudTrailNotifications are what AWS recorded of a run's calls.
+// CloudTrailNotifications holds what AWS recorded of a run's calls.
 type CloudTrailNotifications struct {
 	Records []CloudTrailRecord `json:"Records"`
 }
@@ -194,15 +218,9 @@ type CloudTrailRecord struct {
 	EventName    string             `json:"eventName"`
 }
 
-// CloudTrailIdentity is who made a recorded call.
+// CloudTrailIdentity is the author of a recorded call.
 type CloudTrailIdentity struct {
 	Arn string `json:"arn"`
-}
-
-// Scan implements sql.Scanner.
-func (c *CloudTrailNotifications) Scan(src any) error {
-	type plain CloudTrailNotifications
-	return scanJSON((*plain)(c), src)
 }
 
 // Value implements driver.Valuer.

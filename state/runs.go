@@ -10,25 +10,23 @@ import (
 	"github.com/jmoiron/sqlx"
 )
 
-// insertRunColumns and insertRunValues are the columns of a new run and what
-// they get, in the same order. What an engine finds out later is not among
-// them.
+// insertRunColumns and insertRunValues are the columns of a new run and their values, in the same order. They leave out
+// what an engine finds later.
 const (
-	insertRunColumns = `run_id, definition_id, alias, image, cluster_name, status, queued_at, group_name, "user",
-		task_type, env, command, command_hash, memory, cpu, gpu, ephemeral_storage, node_lifecycle, engine,
-		spark_extension, executable_id, executable_type, execution_request_custom, active_deadline_seconds,
-		description, idempotence_key, arch, labels, requires_docker, service_account, tier,
-		requested_memory, requested_cpu`
-	insertRunValues = `:run_id, :definition_id, :alias, :image, :cluster_name, 'QUEUED', COALESCE(CAST(:queued_at AS timestamptz), clock_timestamp()), :group_name, NULLIF(:user, ''),
-		:task_type, :env, NULLIF(:command, ''), :command_hash, :memory, :cpu, :gpu, :ephemeral_storage, :node_lifecycle, :engine,
-		:spark_extension, :executable_id, COALESCE(NULLIF(:executable_type, ''), 'task_definition'), :execution_request_custom, :active_deadline_seconds,
-		:description, :idempotence_key, :arch, :labels, :requires_docker, :service_account, NULLIF(:tier, ''),
-		:requested_memory, :requested_cpu`
+	insertRunColumns = `run_id, definition_id, alias, image, cluster_name, status, queued_at,
+		group_name, "user", task_type, env, command, command_hash, memory, cpu, gpu, ephemeral_storage,
+		node_lifecycle, engine, spark_extension, executable_id, executable_type,
+		execution_request_custom, active_deadline_seconds, description, idempotence_key, arch, labels,
+		requires_docker, service_account, tier, requested_memory, requested_cpu`
+	insertRunValues = `:run_id, :definition_id, :alias, :image, :cluster_name, 'QUEUED', COALESCE(CAST(:queued_at AS timestamptz), clock_timestamp()),
+		:group_name, NULLIF(:user, ''), :task_type, :env, NULLIF(:command, ''), :command_hash, :memory, :cpu, :gpu, :ephemeral_storage,
+		:node_lifecycle, :engine, :spark_extension, :executable_id, COALESCE(NULLIF(:executable_type, ''), 'task_definition'),
+		:execution_request_custom, :active_deadline_seconds, :description, :idempotence_key, :arch, :labels,
+		:requires_docker, :service_account, NULLIF(:tier, ''), :requested_memory, :requested_cpu`
 
-	// The definition's row is share-locked in the transaction of the INSERT:
-	// DeleteDefinition takes it FOR UPDATE, so that a run is either seen by
-	// the deletion or finds no definition (data-model.md, Migrations). The
-	// lock leaves the row's version as it is.
+	// The definition's row is share-locked in the transaction of the INSERT: DeleteDefinition takes it FOR UPDATE, so a
+	// run is either seen by the deletion or finds no definition (data-model.md, Migrations). The lock keeps the row's
+	// version.
 	insertDefinitionRunSQL = `INSERT INTO task (` + insertRunColumns + `)
 		SELECT ` + insertRunValues + `
 		FROM (
@@ -44,9 +42,8 @@ const (
 		RETURNING queued_at`
 )
 
-// runsByKeySQL finds the run that an idempotence key stands for: the newest
-// one of the last 7 days that has not failed (rest-api.md, Creating a run).
-// $1 is the key.
+// runsByKeySQL finds the run that an idempotence key ($1) stands for: the newest one of the last 7 days that has not
+// failed (rest-api.md, Creating a run).
 const runsByKeySQL = `SELECT ` + runColumns + ` FROM task
 	WHERE idempotence_key = $1
 	  AND queued_at > now() - INTERVAL '7 days'
@@ -54,191 +51,121 @@ const runsByKeySQL = `SELECT ` + runColumns + ` FROM task
 	ORDER BY queued_at DESC, run_id
 	LIMIT 1`
 
-// lockKeySQL makes two requests with one key ($1) come one after the other.
-// The first number keeps this use of advisory locks apart from others.
+// lockKeySQL serializes requests with one key ($1). The second number keeps this use of advisory locks apart from
+// others.
 const lockKeySQL = `SELECT pg_advisory_xact_lock(hashtextextended($1, 20180503))`
 
-// ErrDefinitionChanged says that a run was made from what a definition is no longer.
+// ErrDefinitionChanged reports that a run was made from an outdated version of its definition.
 var ErrDefinitionChanged = errors.New("state: the definition was changed")
 
-// CreateRun stores a run as QUEUED, which also queues it: there is no second
-// store. It returns the run as stored, and true; where an earlier run stands
-// for the same idempotence key, that run and false. ErrDefinitionChanged where
-// the run's definition has another version than DefinitionVersion says, or is
-// gone; MissingResource where it is gone and no version was said.
-func (m *Manager) CreateRun(ctx context.Context, r Run) (Run, bool, error) {
+// CreateRun stores a run as QUEUED, which also queues it: there is no second store. It returns the run as stored and
+// true, or, if an earlier run stands for the same idempotence key, that run and false. It returns ErrDefinitionChanged
+// if DefinitionVersion is set and the definition has another version or is gone, and MissingResource if it is not set
+// and the definition is gone.
+func (m *Manager) CreateRun(ctx context.Context, r Run) (stored Run, created bool, err error) {
 	m.checkCommandHash(ctx, r)
 	r.Status = StatusQueued
-	if r.IdempotenceKey == nil || *r.IdempotenceKey == "" {
-		created, err := m.insertRun(ctx, nil, r)
-		return created, err == nil, err
+	text := insertDefinitionRunSQL
+	if r.ExecutableType == ExecutableTypeTemplate {
+		text = insertTemplateRunSQL
 	}
-	return m.createRunOnce(ctx, r)
-}
-
-// createRunOnce creates r unless its idempotence key stands for a run.
-func (m *Manager) createRunOnce(ctx context.Context, r Run) (answer Run, created bool, err error) {
+	insert, err := m.named(ctx, text) //nolint:sqlclosecheck // it is kept
+	if err != nil {
+		return Run{}, false, err
+	}
+	if r.IdempotenceKey == nil || *r.IdempotenceKey == "" {
+		stored, err = insertRun(ctx, insert, r) // The statement is its own transaction, in one round trip.
+		return stored, err == nil, err
+	}
 	err = m.transact(ctx, func(tx *sqlx.Tx) error {
 		if _, err := tx.ExecContext(ctx, lockKeySQL, *r.IdempotenceKey); err != nil {
 			return err
 		}
-		// A statement of its own, because its snapshot must be younger than
-		// the lock.
+		// This is a statement of its own because its snapshot must be younger than the lock.
 		var err error
-		answer, err = m.readRun(ctx, func(row any) error { return tx.GetContext(ctx, row, runsByKeySQL, *r.IdempotenceKey) })
+		stored, err = m.readRun(ctx, func(row any) error { return tx.GetContext(ctx, row, runsByKeySQL, *r.IdempotenceKey) })
 		if !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
-		answer, err = m.insertRun(ctx, tx, r)
+		stored, err = insertRun(ctx, tx.NamedStmtContext(ctx, insert), r) //nolint:sqlclosecheck // it ends with tx
 		created = err == nil
 		return err
 	})
 	if err != nil {
 		return Run{}, false, err
 	}
-	return answer, created, nil
+	return stored, created, nil
 }
 
-// insertRun inserts r, in tx or, where that is nil, as a transaction of its
-// own, which is one round trip.
-func (m *Manager) insertRun(ctx context.Context, tx *sqlx.Tx, r Run) (Run, error) {
-	text := insertDefinitionRunSQL
-	if r.ExecutableType == ExecutableTypeTemplate {
-		text = insertTemplateRunSQL
-	}
-	insert, err := m.named(ctx, text)
-	if err != nil {
-		return Run{}, err
-	}
-	if tx != nil {
-		insert = tx.NamedStmtContext(ctx, insert) //nolint:sqlclosecheck // it ends with tx
-	}
-	err = insert.GetContext(ctx, &r.QueuedAt, r)
-	if errors.Is(err, sql.ErrNoRows) && r.DefinitionVersion != "" {
+// insertRun runs an INSERT of r and returns r with its queued_at.
+func insertRun(ctx context.Context, insert *sqlx.NamedStmt, r Run) (Run, error) {
+	err := insert.GetContext(ctx, &r.QueuedAt, r)
+	switch {
+	case errors.Is(err, sql.ErrNoRows) && r.DefinitionVersion != "":
 		return Run{}, ErrDefinitionChanged
-	}
-	if errors.Is(err, sql.ErrNoRows) {
+	case errors.Is(err, sql.ErrNoRows):
 		return Run{}, Missingf("there is no definition %q", r.DefinitionID)
-	}
-	if err != nil {
+	case err != nil:
 		return Run{}, interpretError(err)
 	}
 	return r, nil
 }
 
-// checkCommandHash logs a run whose hash is not that of its command, because
-// ARA would learn from the wrong runs; it changes and fails nothing (ara.md,
-// section 1).
+// checkCommandHash logs a run whose hash is not that of its command, because ARA would learn from the wrong runs. It
+// changes and fails nothing (ara.md, section 1).
 func (m *Manager) checkCommandHash(ctx context.Context, r Run) {
-	var expected, actual string
+	var expected string
 	if r.Command != nil && *r.Command != "" {
 		sum := md5.Sum([]byte(*r.Command))
 		expected = hex.EncodeToString(sum[:])
 	}
-	if r.CommandHash != nil {
-		actual = *r.CommandHash
-	}
-	if expected != actual {
+	if actual := deref(r.CommandHash); expected != actual {
 		m.logger.WarnContext(ctx, "command_hash mismatch",
 			"run_id", r.RunID, "expected_hash", expected, "actual_hash", actual)
 	}
 }
 
-const getRunSQL = `SELECT ` + runColumns + ` FROM task WHERE run_id = $1`
-
-// GetRun reads one run. MissingResource where there is none.
-func (m *Manager) GetRun(ctx context.Context, runID string) (Run, error) {
-	r, err := m.readRun(ctx, func(row any) error { return m.db.GetContext(ctx, row, getRunSQL, runID) })
-	if errors.Is(err, sql.ErrNoRows) {
-		return Run{}, Missingf("there is no run %q", runID)
-	}
-	return r, err
-}
-
-// listChildRunsSQL is served by the index on env. $1 is an environment.
-const listChildRunsSQL = `SELECT run_id FROM task
-	WHERE env @> CAST($1 AS jsonb)
-	ORDER BY queued_at, run_id`
-
-// ListChildRuns returns the ids of the runs that name parentID as their parent
-// in their environment, oldest first.
-func (m *Manager) ListChildRuns(ctx context.Context, parentID string) ([]string, error) {
-	var ids []string
-	parent := EnvList{{Name: ParentRunEnv, Value: parentID}}
-	if err := m.db.SelectContext(ctx, &ids, listChildRunsSQL, parent); err != nil {
-		return nil, interpretError(err)
-	}
-	return ids, nil
-}
-
-// runColumns are the columns of table task that make a Run, in the order of
-// its fields; the one list of them. They are qualified, so that they stand in
-// SELECT … FROM task as well as in UPDATE task … FROM … RETURNING. sqlx scans
-// them by their names.
+// runColumns are the columns of table task that make a Run; the one list of them. They are qualified because they also
+// stand in UPDATE task … FROM … RETURNING.
 //
-// A NULL becomes a value only where the field cannot hold NULL because the
-// REST resource always has it, or omits it when empty.
+// A NULL becomes a value only if the REST resource always has the field, or omits it when empty.
 const runColumns = `
 	task.run_id,
 	COALESCE(task.definition_id, '') AS definition_id,
 	COALESCE(task.alias, '') AS alias,
 	COALESCE(task.image, '') AS image,
 	COALESCE(task.cluster_name, '') AS cluster_name,
-	task.exit_code,
-	task.exit_reason,
+	task.exit_code, task.exit_reason,
 	COALESCE(task.status, '') AS status,
 	task.status_reason,
-	task.queued_at,
-	task.started_at,
-	task.finished_at,
+	task.queued_at, task.started_at, task.finished_at,
 	COALESCE(task.instance_id, '') AS instance_id,
 	COALESCE(task.instance_dns_name, '') AS instance_dns_name,
 	COALESCE(task.group_name, '') AS group_name,
 	COALESCE(task."user", '') AS "user",
 	COALESCE(task.task_type, '') AS task_type,
-	task.env,
-	task.command,
-	task.command_hash,
-	task.memory,
-	task.memory_limit,
-	task.cpu,
-	task.cpu_limit,
-	task.gpu,
-	task.engine,
-	task.node_lifecycle,
-	task.ephemeral_storage,
-	task.container_name,
-	task.pod_name,
-	task.namespace,
-	task.max_memory_used,
-	task.max_cpu_used,
-	task.pod_events,
-	task.cloudtrail_notifications,
+	task.env, task.command, task.command_hash,
+	task.memory, task.memory_limit, task.cpu, task.cpu_limit, task.gpu, task.ephemeral_storage,
+	task.engine, task.node_lifecycle,
+	task.container_name, task.pod_name, task.namespace,
+	task.max_memory_used, task.max_cpu_used,
+	task.pod_events, task.cloudtrail_notifications,
 	task.executable_id,
 	COALESCE(task.executable_type, 'task_definition') AS executable_type,
 	task.execution_request_custom,
-	task.attempt_count,
-	task.spawned_runs,
-	task.run_exceptions,
-	task.active_deadline_seconds,
-	task.spark_extension,
-	task.metrics_uri,
-	-- A run that was given no description is described by its alias.
+	task.attempt_count, task.spawned_runs, task.run_exceptions, task.active_deadline_seconds,
+	task.spark_extension, task.metrics_uri,
+	-- A run without a description is described by its alias.
 	COALESCE(task.description, task.alias, '') AS description,
-	task.idempotence_key,
-	task.arch,
-	task.labels,
+	task.idempotence_key, task.arch, task.labels,
 	COALESCE(task.requires_docker, false) AS requires_docker,
 	task.service_account,
 	COALESCE(task.tier, 'Tier4') AS tier,
-	task.requested_memory,
-	task.requested_cpu,
-	task.claimed_by,
-	task.claimed_until,
-	task.next_attempt_at`
+	task.requested_memory, task.requested_cpu,
+	task.claimed_by, task.claimed_until, task.next_attempt_at`
 
-// runRow is a row of runColumns. Its jsonb columns take the place of the fields
-// of Run with the same name, because they may have any shape.
+// runRow is a row of runColumns. Its jsonb columns take the place of the fields of Run with the same name, because they
+// may have any shape.
 type runRow struct {
 	Run
 	RawEnv           []byte `db:"env"`
@@ -264,8 +191,7 @@ func (m *Manager) readRuns(ctx context.Context, query func(rows any) error) ([]R
 	return runs, nil
 }
 
-// readRun returns the run that query reads into a row. sql.ErrNoRows comes back
-// as it is.
+// readRun returns the run that query reads into a row. It returns sql.ErrNoRows as it is.
 func (m *Manager) readRun(ctx context.Context, query func(row any) error) (Run, error) {
 	var row runRow
 	if err := query(&row); err != nil {
@@ -274,43 +200,44 @@ func (m *Manager) readRun(ctx context.Context, query func(row any) error) (Run, 
 	return m.runOf(ctx, &row), nil
 }
 
-// maxOddLogged bounds the memory of what was logged.
-const maxOddLogged = 10_000
-
-// runOf reads the jsonb columns of a row, and logs once if one is odd.
+// runOf returns the run of a row.
 func (m *Manager) runOf(ctx context.Context, row *runRow) Run {
 	r := &row.Run
-	for _, c := range []struct {
-		column string
-		dst    any
-		raw    []byte
-	}{
-		{"env", &r.Env, row.RawEnv},
-		{"labels", &r.Labels, row.RawLabels},
-		{"pod_events", &r.PodEvents, row.RawPodEvents},
-		{"cloudtrail_notifications", &r.CloudTrail, row.RawCloudTrail},
-		{"execution_request_custom", &r.RequestCustom, row.RawRequestCustom},
-		{"spawned_runs", &r.SpawnedRuns, row.RawSpawnedRuns},
-		{"run_exceptions", &r.RunExceptions, row.RawRunExceptions},
-		{"spark_extension", &r.SparkExtension, row.RawSpark},
-	} {
-		if !readJSON(c.dst, c.raw) {
-			continue
-		}
-		m.oddMu.Lock()
-		place := r.RunID + " " + c.column
-		known := m.oddLogged[place] || len(m.oddLogged) >= maxOddLogged
-		if !known {
-			m.oddLogged[place] = true
-		}
-		m.oddMu.Unlock()
-		if !known {
-			m.logger.WarnContext(ctx, "a run's JSON has an unexpected shape and was read as far as possible",
-				"run_id", r.RunID, "column", c.column)
-		}
-	}
+	m.readColumns(ctx, "run_id", r.RunID,
+		jsonColumn{"env", row.RawEnv, &r.Env},
+		jsonColumn{"labels", row.RawLabels, &r.Labels},
+		jsonColumn{"pod_events", row.RawPodEvents, &r.PodEvents},
+		jsonColumn{"cloudtrail_notifications", row.RawCloudTrail, &r.CloudTrail},
+		jsonColumn{"execution_request_custom", row.RawRequestCustom, &r.RequestCustom},
+		jsonColumn{"spawned_runs", row.RawSpawnedRuns, &r.SpawnedRuns},
+		jsonColumn{"run_exceptions", row.RawRunExceptions, &r.RunExceptions},
+		jsonColumn{"spark_extension", row.RawSpark, &r.SparkExtension})
 	if r.SparkExtension == nil {
 		r.SparkExtension = &SparkExtension{}
 	}
 	return *r
+}
+
+// GetRun returns a run, or MissingResource if there is none.
+func (m *Manager) GetRun(ctx context.Context, runID string) (Run, error) {
+	r, err := m.readRun(ctx, func(row any) error {
+		return m.db.GetContext(ctx, row, `SELECT `+runColumns+` FROM task WHERE run_id = $1`, runID)
+	})
+	if errors.Is(err, sql.ErrNoRows) {
+		return Run{}, Missingf("there is no run %q", runID)
+	}
+	return r, err
+}
+
+// listChildRunsSQL uses the index on env. $1 is an environment.
+const listChildRunsSQL = `SELECT run_id FROM task
+	WHERE env @> CAST($1 AS jsonb)
+	ORDER BY queued_at, run_id`
+
+// ListChildRuns returns the ids of the runs that name parentID as their parent in their environment, oldest first.
+func (m *Manager) ListChildRuns(ctx context.Context, parentID string) ([]string, error) {
+	var ids []string
+	parent := EnvList{{Name: ParentRunEnv, Value: parentID}}
+	err := m.db.SelectContext(ctx, &ids, listChildRunsSQL, parent)
+	return ids, interpretError(err)
 }

@@ -38,12 +38,12 @@ func TestACreatedRunIsStoredWhole(t *testing.T) {
 	stored := s.get(t, r.RunID)
 	assert.True(t, created.QueuedAt.Equal(*stored.QueuedAt))
 	created.QueuedAt = stored.QueuedAt
-	assert.Equal(t, created, stored, "what CreateRun answers is what is stored")
+	assert.Equal(t, created, stored, "CreateRun returns the run as stored")
 	r.Status, r.QueuedAt = state.StatusQueued, stored.QueuedAt
 	assert.Equal(t, r, stored)
 }
 
-func TestWhatARunDoesNotHaveIsStoredAsNull(t *testing.T) {
+func TestAbsentFieldsOfARunAreStoredAsNull(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	s.definition(t, "def")
@@ -119,7 +119,7 @@ func TestCreateRunWaitsForADeletionOfItsDefinition(t *testing.T) {
 	assert.Zero(t, ask[int](t, s, `SELECT count(*) FROM task`))
 }
 
-func TestGetRunOfNothing(t *testing.T) {
+func TestGetRunOfAnUnknownIDIsMissing(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	_, err := s.GetRun(t.Context(), "no-such-run")
@@ -131,7 +131,7 @@ func TestAnIdempotenceKeyStandsForTheNewestRunThatHasNotFailed(t *testing.T) {
 	s := newStore(t)
 	s.definition(t, "def")
 	cases := map[string]struct {
-		set    string // what the earlier run is made to be
+		set    string // of the earlier run
 		stands bool
 	}{
 		"queued":                          {`status = 'QUEUED'`, true},
@@ -200,7 +200,7 @@ func TestTwoRequestsWithOneKeyAtTheSameMomentCreateOneRun(t *testing.T) {
 	assert.Equal(t, 20, ask[int](t, s, `SELECT count(*) FROM task`))
 }
 
-func TestAHashThatIsNotTheCommandsIsLoggedAndStoredAsItIs(t *testing.T) {
+func TestAWrongHashIsLoggedAndStoredAsItIs(t *testing.T) {
 	t.Parallel()
 	cases := map[string]struct {
 		command, hash *string
@@ -239,7 +239,7 @@ func TestAHashThatIsNotTheCommandsIsLoggedAndStoredAsItIs(t *testing.T) {
 	}
 }
 
-func TestOurMD5IsThatOfPostgres(t *testing.T) {
+func TestOurMD5EqualsThatOfPostgres(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
 	s := newStore(t, func(c *state.ManagerConfig) { c.Logger = slog.New(slog.NewJSONHandler(&log, nil)) })

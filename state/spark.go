@@ -78,9 +78,6 @@ func (s SparkExtension) MarshalJSON() ([]byte, error) {
 	return marshalKeeping(plain(s), s.extra)
 }
 
-// Scan implements sql.Scanner.
-func (s *SparkExtension) Scan(src any) error { return scanJSON(s, src) }
-
 // Value implements driver.Valuer.
 func (s *SparkExtension) Value() (driver.Value, error) {
 	if s == nil {

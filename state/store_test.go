@@ -18,16 +18,16 @@ import (
 	"github.com/stitchfix/flotilla-os/state/statetest"
 )
 
-// testCluster is where the runs of these tests go.
+// testCluster is the cluster of the runs of these tests.
 const testCluster = "moon"
 
-// testEngines are the engines that the tests' workers execute, testKey the one of testCluster.
+// testEngines are the engines of these tests, and testKey is the engine of testCluster.
 var (
 	testEngines = []string{state.EKSEngine}
 	testKey     = state.EngineKey{Cluster: testCluster, Engine: state.EKSEngine}
 )
 
-// store is a Manager, and its database for what a Manager does not do.
+// store is a Manager together with its database, for statements that no method of Manager runs.
 type store struct {
 	*state.Manager
 	url string
@@ -55,7 +55,7 @@ func (s store) exec(t testing.TB, text string, args ...any) {
 	require.NoError(t, err)
 }
 
-// ask reads one value.
+// ask returns the one value that a query reads.
 func ask[T any](t testing.TB, s store, text string, args ...any) T {
 	t.Helper()
 	var v T
@@ -74,8 +74,7 @@ var runNumber atomic.Int64
 
 func md5Of(command string) *string { return new(fmt.Sprintf("%x", md5.Sum([]byte(command)))) }
 
-// makeRun is a run of definition "def" that CreateRun takes, changed by the
-// changes.
+// makeRun returns a run of definition "def" that CreateRun accepts, with the changes.
 func makeRun(changes ...func(*state.Run)) state.Run {
 	const command = "echo hello"
 	r := state.Run{
@@ -94,7 +93,7 @@ func makeRun(changes ...func(*state.Run)) state.Run {
 	return r
 }
 
-// run stores a run with its definition and puts it in the status, by force.
+// run stores a run with its definition, and sets its status directly.
 func (s store) run(t testing.TB, status state.Status, changes ...func(*state.Run)) state.Run {
 	t.Helper()
 	r := makeRun(changes...)
@@ -106,7 +105,7 @@ func (s store) run(t testing.TB, status state.Status, changes ...func(*state.Run
 	return s.get(t, r.RunID)
 }
 
-// force sets columns of a run that no method would set so.
+// force sets columns of a run to values that no method would set.
 func (s store) force(t testing.TB, runID, set string, args ...any) {
 	t.Helper()
 	s.exec(t, `UPDATE task SET `+set+` WHERE run_id = $1`, append([]any{runID}, args...)...)
@@ -119,7 +118,7 @@ func (s store) get(t testing.TB, runID string) state.Run {
 	return r
 }
 
-// claim claims one run, which must be the given one, for worker "w".
+// claim claims one run for worker "w", and fails the test unless it is the given one.
 func (s store) claim(t testing.TB, runID string) state.Run {
 	t.Helper()
 	runs, err := s.ClaimRuns(t.Context(), state.ClaimRequest{
@@ -131,7 +130,7 @@ func (s store) claim(t testing.TB, runID string) state.Run {
 	return runs[0]
 }
 
-// ids are the ids of runs, in order.
+// ids returns the ids of runs, in order.
 func ids(runs []state.Run) []string {
 	out := []string{}
 	for _, r := range runs {
@@ -149,7 +148,7 @@ func TestCheckAcceptsAMigratedDatabase(t *testing.T) {
 	require.NoError(t, m.Check(t.Context()))
 }
 
-// incompressible is a text of n characters that stays long in an index.
+// incompressible returns a text of n characters that stays long in an index.
 func incompressible(n int) string {
 	random := rand.New(rand.NewPCG(1, 2))
 	text := make([]byte, n)

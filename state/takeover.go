@@ -14,35 +14,31 @@ import (
 	"github.com/stitchfix/flotilla-os/state/database"
 )
 
-// TakeoverReport says what this program would find in a database of the
-// program before it (data-model.md, Taking over a live database).
+// TakeoverReport is what this program would find in a database of the old program (data-model.md, Taking over a live
+// database).
 type TakeoverReport struct {
 	Schema database.SchemaReport `json:"schema"`
 	// TakenOver reports whether this program has served the database before.
 	TakenOver bool `json:"taken_over"`
 
-	// ARAOff are definitions whose adaptive_resource_allocation is false: ARA
-	// leaves their runs alone.
+	// ARAOff are definitions whose adaptive_resource_allocation is false: ARA does not size their runs.
 	ARAOff Findings `json:"ara_off"`
 	// RequiresDocker are definitions whose runs need a docker daemon.
 	RequiresDocker Findings `json:"requires_docker"`
 	// EmptyTags are definitions that hold the tag '', which is not shown.
 	EmptyTags Findings `json:"empty_tags"`
 
-	// ActiveSpark are runs of engine eks-spark that are not STOPPED. They are
-	// left as they are.
+	// ActiveSpark are runs of engine eks-spark that are not STOPPED. They are left as they are.
 	ActiveSpark Findings `json:"active_spark"`
 	SparkRuns   int64    `json:"spark_runs"`
-	// LostInQueue are queued runs older than adopt_queued_max_age, which the
-	// first start stops.
+	// LostInQueue are queued runs older than adopt_queued_max_age, which the first start stops.
 	LostInQueue Findings `json:"lost_in_queue"`
-	// ActiveWithoutHash and ActiveWrongHash are active container runs whose
-	// command_hash is not the MD5 of their command; the first start corrects it.
+	// ActiveWithoutHash and ActiveWrongHash are active container runs whose command_hash is not the MD5 of their
+	// command; the first start corrects it.
 	ActiveWithoutHash Findings `json:"active_without_hash"`
 	ActiveWrongHash   Findings `json:"active_wrong_hash"`
 
-	// OddJSON lists the jsonb columns that hold values of another shape than
-	// ours. They are read leniently.
+	// OddJSON lists the jsonb columns that hold values of another shape than ours. They are read leniently.
 	OddJSON []OddColumn `json:"odd_json"`
 
 	Clusters []TakeoverCluster `json:"clusters"`
@@ -71,14 +67,12 @@ type TakeoverCluster struct {
 	Status      ClusterStatus `db:"status" json:"status"`
 	StatusSince *time.Time    `db:"status_since" json:"status_since,omitempty"`
 	UpdatedAt   *time.Time    `db:"updated_at" json:"updated_at,omitempty"`
-	// Stale reports whether nobody changed the row, and no run was sent there,
-	// for 30 days.
+	// Stale reports that the row did not change, and the cluster got no run, for 30 days.
 	Stale bool `db:"stale" json:"stale"`
 }
 
-// jsonColumns are the jsonb columns that we read, and what is odd about a value
-// that is neither SQL NULL nor JSON null. Paths are lax: a value that is no
-// array counts as its own only item.
+// jsonColumns are the jsonb columns that this program reads, each with the condition of an odd value among those that
+// are neither SQL NULL nor JSON null. Paths are lax: a value that is no array counts as its own only item.
 var jsonColumns = []struct{ table, id, column, odd string }{
 	{"task", "run_id", "env", oddEnv}, {"task_def", "definition_id", "env", oddEnv}, {"template", "template_id", "env", oddEnv},
 	{"task", "run_id", "labels", `jsonb_typeof(labels) <> 'object' OR labels @? '$.* ? (@.type() != "string")'`},
@@ -102,13 +96,11 @@ var jsonColumns = []struct{ table, id, column, odd string }{
 const oddEnv = `jsonb_typeof(env) <> 'array' OR env @? '$[*] ? (@.type() != "object"
 	|| exists(@.name ? (@.type() != "string")) || exists(@.value ? (@.type() != "string" && @.type() != "null")))'`
 
-// staleCluster is how long a cluster may be left alone before it counts as
-// stale.
+// staleCluster is how long a cluster may be unused and unchanged before it counts as stale.
 const staleCluster = 30 * 24 * time.Hour
 
-// InspectTakeover reads the database at url, migrated or not, and reports what
-// differs from what this program expects. It changes nothing. queuedMaxAge is
-// adopt_queued_max_age. It reads the table of runs from end to end.
+// InspectTakeover reads the database at url, migrated or not, and reports what differs from what this program expects.
+// It changes nothing. queuedMaxAge is adopt_queued_max_age. It reads the table of runs from end to end.
 func InspectTakeover(ctx context.Context, url string, queuedMaxAge time.Duration) (r TakeoverReport, err error) {
 	db, err := database.Open(url, database.PoolConfig{MaxOpen: 1})
 	if err != nil {
@@ -194,7 +186,7 @@ SELECT DISTINCT ON (name) name, count(*) OVER (PARTITION BY name) AS rows, statu
 FROM cluster_state
 ORDER BY name, id`
 
-// reasonNotAdopted ends runs that the program before us never submitted.
+// reasonNotAdopted is the exit reason of runs that the old program never submitted.
 const reasonNotAdopted = "The run waited too long in the queue before this server took over; submit it again."
 
 const (
@@ -204,10 +196,9 @@ const (
 		status = 'STOPPED', exit_code = $1, exit_reason = $2, finished_at = now(), status_reason = NULL
 	WHERE status = ANY($3) AND engine <> 'eks-spark' AND queued_at < now() - make_interval(secs => $4)`
 
-	// The program before us made hashes from descriptions. What is over stays
-	// as it is (docs/decisions); a run that we are to size must not inherit
-	// what befell other commands, nor teach them. Spark runs are left alone: this
-	// program does not execute them yet.
+	// The old program made hashes from descriptions. STOPPED runs keep theirs (docs/decisions). A run that this program
+	// sizes must neither learn from other commands nor teach them. Spark runs are left, because this program does not
+	// execute them yet.
 	rehashActiveSQL = `UPDATE task SET command_hash = md5(NULLIF(command, ''))
 	WHERE status = ANY($1) AND engine = 'eks' AND command_hash IS DISTINCT FROM md5(NULLIF(command, ''))`
 )
@@ -215,11 +206,9 @@ const (
 // activeStatuses are those of runs that are not over.
 var activeStatuses = slices.DeleteFunc(slices.Clone(Statuses), Status.Final)
 
-// AdoptQueued takes over the queue of the program before us, once in the life
-// of a database: at our first start, QUEUED runs older than maxAge are
-// stopped, because that program had lost them (data-model.md, "Taking over a
-// live database"), and those that go on are identified by their commands. It
-// counts the stopped ones; at every later start it does nothing.
+// AdoptQueued takes over the queue of the old program, once in the life of a database. At our first start, it stops
+// QUEUED runs older than maxAge, because that program had lost them (data-model.md, "Taking over a live database"),
+// hashes the commands of the runs that go on, and returns how many it stopped. At every later start it does nothing.
 func (m *Manager) AdoptQueued(ctx context.Context, maxAge time.Duration) (stopped int, err error) {
 	err = m.transact(ctx, func(tx *sqlx.Tx) error {
 		first, err := rowsHit(tx.ExecContext(ctx, firstStartSQL))

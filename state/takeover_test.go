@@ -62,7 +62,7 @@ func TestATakeoverIsInspectedBeforeTheMigration(t *testing.T) {
 	assert.Len(t, report.Schema.ForeignKeys, 1)
 	assert.Empty(t, report.Schema.NotOwned)
 	assert.Contains(t, report.Schema.MissingIndexes, "flotilla_task_live")
-	assert.NotContains(t, report.Schema.MissingIndexes, "flotilla_task_env", "it is there under another name")
+	assert.NotContains(t, report.Schema.MissingIndexes, "flotilla_task_env", "it exists under another name")
 	assert.NotEmpty(t, report.Schema.UnusedIndexes)
 	_, err = json.Marshal(report)
 	require.NoError(t, err)

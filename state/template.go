@@ -7,13 +7,13 @@ import (
 	"encoding/json"
 	"errors"
 	"math/big"
+	"slices"
 
-	"github.com/jmoiron/sqlx"
+	"github.com/google/uuid"
 )
 
-// Template is a command with holes, and a schema of what fills them. Memory
-// and storage in MB, cpu in millicores. The db tags are the columns of the
-// table template.
+// Template is a command with placeholders and the schema of the payload that fills them. Memory and storage are in MB,
+// cpu in millicores. The db tags are the columns of the table template.
 type Template struct {
 	TemplateID                 string  `db:"template_id"`
 	TemplateName               string  `db:"template_name"`
@@ -49,43 +49,55 @@ func (t Template) GetExecutableResources() ExecutableResources {
 	}
 }
 
-// templateColumns are the columns of table template that make a Template; the
-// one list of them. gpu cannot be NULL there and is 0 where none is wanted.
+// NewTemplateID returns a new id of a template: "tpl-" and a random UUID without its first four characters.
+func NewTemplateID() string { return "tpl-" + uuid.NewString()[4:] }
+
+// templateColumns are the columns of table template that make a Template; the one list of them. gpu cannot be NULL
+// there and is 0 if none is wanted.
 const templateColumns = `
 	template.template_id,
 	COALESCE(template.template_name, '') AS template_name,
 	COALESCE(template.version, 0) AS version,
-	template.schema,
 	COALESCE(template.command_template, '') AS command_template,
-	template.defaults,
 	COALESCE(template.avatar_uri, '') AS avatar_uri,
 	COALESCE(template.image, '') AS image,
-	template.memory,
-	template.cpu,
-	NULLIF(template.gpu, 0) AS gpu,
-	template.ephemeral_storage,
-	template.env,
-	template.privileged,
-	template.adaptive_resource_allocation,
-	template.ports,
-	template.tags`
+	template.memory, template.cpu, NULLIF(template.gpu, 0) AS gpu, template.ephemeral_storage,
+	template.schema, template.defaults, template.env, template.ports, template.tags,
+	template.privileged, template.adaptive_resource_allocation`
 
-// GetTemplate reads a template by its id.
-func (m *Manager) GetTemplate(ctx context.Context, id string) (Template, error) {
-	t, err := m.selectTemplate(ctx, `SELECT `+templateColumns+` FROM template WHERE template_id = $1`, id)
-	if errors.Is(err, sql.ErrNoRows) {
-		return Template{}, Missingf("there is no template with the id %q", id)
-	}
-	return t, err
+// templateRow is a row of templateColumns. Its jsonb columns may have any shape.
+type templateRow struct {
+	Template
+	RawSchema   []byte `db:"schema"`
+	RawDefaults []byte `db:"defaults"`
+	RawEnv      []byte `db:"env"`
+	RawPorts    []byte `db:"ports"`
+	RawTags     []byte `db:"tags"`
 }
 
-const selectTemplateVersionSQL = `SELECT ` + templateColumns + ` FROM template
-WHERE template_name = $1 AND (version = $2 OR $2 IS NULL)
-ORDER BY version DESC
-LIMIT 1`
+func (m *Manager) templateOf(ctx context.Context, row *templateRow) Template {
+	t := &row.Template
+	m.readColumns(ctx, "template_id", t.TemplateID,
+		jsonColumn{"schema", row.RawSchema, &t.Schema},
+		jsonColumn{"defaults", row.RawDefaults, &t.Defaults},
+		jsonColumn{"env", row.RawEnv, &t.Env},
+		jsonColumn{"ports", row.RawPorts, &t.Ports},
+		jsonColumn{"tags", row.RawTags, &t.Tags})
+	t.Tags = withoutEmpty(t.Tags)
+	return *t
+}
 
-// GetTemplateVersion reads a version of the template of that name, the latest
-// where version is nil.
+// withoutEmpty returns tags without the empty one, which the old web UI sends and which means nothing.
+func withoutEmpty(tags []string) []string {
+	return slices.DeleteFunc(slices.Clone(tags), func(tag string) bool { return tag == "" })
+}
+
+// GetTemplate returns the template with that id, or MissingResource.
+func (m *Manager) GetTemplate(ctx context.Context, id string) (Template, error) {
+	return m.findTemplate(ctx, Missingf("there is no template with the id %q", id), `template_id = $1`, id)
+}
+
+// GetTemplateVersion returns a version of the template of that name, the latest if version is nil, or MissingResource.
 func (m *Manager) GetTemplateVersion(ctx context.Context, name string, version *int64) (Template, error) {
 	missing := Missingf("there is no template with the name %q", name)
 	if version != nil {
@@ -94,45 +106,45 @@ func (m *Manager) GetTemplateVersion(ctx context.Context, name string, version *
 			return Template{}, missing
 		}
 	}
-	t, err := m.selectTemplate(ctx, selectTemplateVersionSQL, name, version)
+	return m.findTemplate(ctx, missing,
+		`template_name = $1 AND (version = $2 OR $2 IS NULL) ORDER BY version DESC LIMIT 1`, name, version)
+}
+
+// findTemplate returns the one template that the condition finds by key, which is $1, and more, or missing.
+func (m *Manager) findTemplate(ctx context.Context, missing error, condition, key string, more ...any) (Template, error) {
+	if checkText("id", key) != nil {
+		return Template{}, missing // No stored key holds such characters.
+	}
+	var row templateRow
+	err := m.db.GetContext(ctx, &row, `SELECT `+templateColumns+` FROM template WHERE `+condition, append([]any{key}, more...)...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Template{}, missing
 	}
-	return t, err
-}
-
-// selectTemplate reads the one template that query finds by key.
-func (m *Manager) selectTemplate(ctx context.Context, query, key string, more ...any) (Template, error) {
-	if err := checkText("id", key); err != nil {
-		return Template{}, sql.ErrNoRows // No stored key holds such characters.
+	if err != nil {
+		return Template{}, interpretError(err)
 	}
-	var t Template
-	err := m.db.GetContext(ctx, &t, query, append([]any{key}, more...)...)
-	return t, interpretError(err)
+	return m.templateOf(ctx, &row), nil
 }
 
-// The other program's column container_name must not be NULL.
-const insertTemplateSQL = `
-INSERT INTO template (
-	template_id, template_name, version, schema, command_template, defaults, avatar_uri, image, memory, cpu, gpu,
-	ephemeral_storage, env, privileged, adaptive_resource_allocation, ports, tags, container_name
-) VALUES (
-	:template_id, :template_name, :version, :schema, :command_template, :defaults, :avatar_uri, :image, :memory, :cpu,
-	COALESCE(:gpu, 0), :ephemeral_storage, :env, :privileged, :adaptive_resource_allocation, :ports, :tags, :template_id
-)
-ON CONFLICT (template_name, version) DO NOTHING`
+// The old program demands container_name, which it set to the id.
+var insertTemplateSQL = insertSQL("template", []string{
+	"template_id", "template_name", "version", "schema", "command_template", "defaults", "avatar_uri", "image", "memory",
+	"cpu", "gpu = COALESCE(:gpu, 0)", "ephemeral_storage", "env", "privileged", "adaptive_resource_allocation", "ports",
+	"tags", "container_name = :template_id",
+}) + ` ON CONFLICT (template_name, version) DO NOTHING`
 
-// templateAttempts bounds how often a create is tried again that lost its
-// version to another; each loss is another's success.
+// templateAttempts bounds how often CreateTemplate tries again after it lost a version to another call. Each loss is
+// the other's success.
 const templateAttempts = 100
 
-// CreateTemplate stores t as the next version of its name and returns it as
-// stored. Where the latest version differs in nothing but id and version, that
-// one is answered, and false. Memory and CPU must be set.
+// CreateTemplate stores t as the next version of its name and returns it as stored, and true. If the latest version
+// differs in nothing but id and version, it returns that one, and false. Memory and CPU must be set; empty tags are
+// dropped.
 func (m *Manager) CreateTemplate(ctx context.Context, t Template) (Template, bool, error) {
 	if t.GPU != nil && *t.GPU == 0 {
 		t.GPU = nil
 	}
+	t.Tags = withoutEmpty(t.Tags)
 	for range templateAttempts {
 		latest, err := m.GetTemplateVersion(ctx, t.TemplateName, nil)
 		var missing MissingResource
@@ -148,30 +160,17 @@ func (m *Manager) CreateTemplate(ctx context.Context, t Template) (Template, boo
 			}
 			t.Version = latest.Version + 1
 		}
-		created, err := m.insertTemplate(ctx, t)
-		if err != nil || created {
-			return t, created, err
+		// No row is hit if another call has the version.
+		hit, err := rowsHit(m.db.NamedExecContext(ctx, insertTemplateSQL, t))
+		if err != nil || hit == 1 {
+			return t, hit == 1, interpretError(err)
 		}
 	}
 	return Template{}, false, Conflictingf("the template %q is being changed by others; try again", t.TemplateName)
 }
 
-// insertTemplate reports false where another has the version.
-func (m *Manager) insertTemplate(ctx context.Context, t Template) (bool, error) {
-	query, args, err := sqlx.Named(insertTemplateSQL, t)
-	if err != nil {
-		return false, err
-	}
-	result, err := m.db.ExecContext(ctx, m.db.Rebind(query), args...)
-	if err != nil {
-		return false, interpretError(err)
-	}
-	hit, err := result.RowsAffected()
-	return hit == 1, err
-}
-
-// sameTemplate reports whether all but id and version are equal, JSON by value: 1e2 is read back as 100. Absent equals
-// empty, and false for privileged.
+// sameTemplate reports whether a and b differ in nothing but id and version. JSON is compared by value, because 1e2 is
+// read back as 100. Absent equals empty, and false for privileged.
 func sameTemplate(a, b Template) (bool, error) {
 	var raw [2][]byte
 	for i, t := range []Template{a, b} {

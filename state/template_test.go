@@ -11,7 +11,7 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// makeTemplate is a template of that name with every field set.
+// makeTemplate returns a template of that name with every field set.
 func makeTemplate(name string) state.Template {
 	return state.Template{
 		TemplateID: state.NewTemplateID(), TemplateName: name,
@@ -82,7 +82,30 @@ func TestATemplateGetsAVersionWhenItDiffers(t *testing.T) {
 	}
 }
 
-func TestATemplateWithNothingOptionalIsTheSameTwice(t *testing.T) {
+func TestEmptyTagsOfATemplateAreDropped(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	tagged := makeTemplate("tagged")
+	tagged.Tags = state.Strings{"", "a"}
+	created, isNew, err := s.CreateTemplate(t.Context(), tagged)
+	require.NoError(t, err)
+	assert.True(t, isNew)
+	assert.Equal(t, state.Strings{"a"}, created.Tags)
+	assert.JSONEq(t, `["a"]`, ask[string](t, s, `SELECT tags FROM template WHERE template_id = $1`, created.TemplateID))
+	_, isNew, err = s.CreateTemplate(t.Context(), tagged)
+	require.NoError(t, err)
+	assert.False(t, isNew, "it differs in nothing but an empty tag")
+
+	s.exec(t, `UPDATE template SET tags = '["", "b", ""]' WHERE template_id = $1`, created.TemplateID)
+	read, err := s.GetTemplate(t.Context(), created.TemplateID)
+	require.NoError(t, err)
+	assert.Equal(t, state.Strings{"b"}, read.Tags, "an old client stored the others")
+	list, err := s.ListTemplates(t.Context(), state.ListOptions{Limit: 10})
+	require.NoError(t, err)
+	assert.Equal(t, state.Strings{"b"}, list.Templates[0].Tags)
+}
+
+func TestATemplateWithoutOptionalFieldsIsTheSameTwice(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	least := state.Template{TemplateName: "least", CommandTemplate: "ls", Image: "i", Memory: new(int64(512)), CPU: new(int64(256))}

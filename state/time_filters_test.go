@@ -10,9 +10,8 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// The old program handed times to Postgres as they were, so each form must
-// mean what Postgres makes of it wherever Postgres takes it.
-func TestTimeFiltersMeanWhatPostgresMakesOfThem(t *testing.T) {
+// The old program passed times to Postgres as they were, so each form that Postgres accepts must mean the same here.
+func TestTimeFiltersMatchThoseOfPostgres(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	s.exec(t, `SET TIME ZONE 'UTC'`)
@@ -44,7 +43,7 @@ func TestTimeFiltersByWords(t *testing.T) {
 	for word, want := range map[string]time.Time{
 		"now": now, "today": now.Truncate(24 * time.Hour), "Yesterday": now.Truncate(24*time.Hour).AddDate(0, 0, -1),
 		"tomorrow": now.Truncate(24*time.Hour).AddDate(0, 0, 1),
-		// A plus that arrived as a blank, which Postgres does not take.
+		// A plus that arrived as a blank, which Postgres does not accept.
 		"2026-11-20T10:00:00 00:00": now.Truncate(time.Hour), "2026-11-20T10:00:00 0200": now.Truncate(time.Hour).Add(-2 * time.Hour),
 		"2026-11-20T10:00:00.000 02:00": now.Truncate(time.Hour).Add(-2 * time.Hour),
 	} {
@@ -55,7 +54,7 @@ func TestTimeFiltersByWords(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoTimeIsRefused(t *testing.T) {
+func TestMalformedTimesAreRefused(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	for _, text := range []string{

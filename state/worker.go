@@ -12,7 +12,7 @@ import (
 	"github.com/stitchfix/flotilla-os/config"
 )
 
-// WorkerType names one of the loops that move runs along.
+// WorkerType names one of the loops that move runs through their life.
 type WorkerType string
 
 const (
@@ -27,17 +27,16 @@ const (
 // WorkerTypes lists every worker type.
 var WorkerTypes = []WorkerType{WorkerRetry, WorkerSubmit, WorkerStatus}
 
-// Worker says how many workers of a type each server runs.
+// Worker is how many workers of a type each server runs.
 type Worker struct {
 	WorkerType       WorkerType `db:"worker_type"`
 	CountPerInstance int64      `db:"count_per_instance"`
 	Engine           string     `db:"engine"`
 }
 
-// selectWorkersSQL reads one row for each type and engine. The table has no
-// key, and every start of the old program inserted its rows again, with the
-// count of its configuration; an update sets all of them. The largest count is
-// the answer, so that such a start never undoes a raised count.
+// selectWorkersSQL reads one row for each type and engine. The table has no key, and every start of the old program
+// inserted its rows again, with the count of its configuration; an update sets all of them. The largest count is taken,
+// so that such a start never undoes a raised count.
 const selectWorkersSQL = `
 SELECT worker_type, engine, COALESCE(max(count_per_instance), 0) AS count_per_instance
 FROM worker
@@ -45,14 +44,14 @@ WHERE engine = $1 AND ($2 = '' OR worker_type = $2) AND worker_type IS NOT NULL
 GROUP BY worker_type, engine
 ORDER BY worker_type`
 
-// ListWorkers reads the workers of an engine, one for each type.
+// ListWorkers returns the workers of an engine, one for each type.
 func (m *Manager) ListWorkers(ctx context.Context, engine string) ([]Worker, error) {
 	workers := []Worker{}
 	err := m.db.SelectContext(ctx, &workers, selectWorkersSQL, engine, "")
 	return workers, interpretError(err)
 }
 
-// GetWorker reads the worker of that type and engine.
+// GetWorker returns the worker of that type and engine, or MissingResource.
 func (m *Manager) GetWorker(ctx context.Context, engine string, t WorkerType) (Worker, error) {
 	var w Worker
 	err := m.db.GetContext(ctx, &w, selectWorkersSQL, engine, t)
@@ -70,8 +69,7 @@ INSERT INTO worker (worker_type, engine, count_per_instance)
 SELECT $1::varchar, $2::varchar, $3::int
 WHERE NOT EXISTS (SELECT FROM worker WHERE worker_type = $1 AND engine = $2)`
 
-// UpdateWorkers sets the counts of the types that workers name, for all
-// engines.
+// UpdateWorkers sets the counts of the types that workers name, for all engines.
 func (m *Manager) UpdateWorkers(ctx context.Context, workers []Worker) error {
 	return m.transact(ctx, func(tx *sqlx.Tx) error {
 		if _, err := tx.ExecContext(ctx, lockWorkers); err != nil {
@@ -83,7 +81,7 @@ func (m *Manager) UpdateWorkers(ctx context.Context, workers []Worker) error {
 			if err != nil {
 				return err
 			}
-			// A type that has no row yet gets one.
+			// A type without a row gets one.
 			if _, err := tx.ExecContext(ctx, insertWorkerSQL, w.WorkerType, EKSEngine, w.CountPerInstance); err != nil {
 				return err
 			}
@@ -92,8 +90,7 @@ func (m *Manager) UpdateWorkers(ctx context.Context, workers []Worker) error {
 	})
 }
 
-// EnsureWorkers inserts what is missing of counts, by engine and type. Rows
-// that are there keep their counts.
+// EnsureWorkers inserts what is missing of counts, by engine and type. Existing rows keep their counts.
 func (m *Manager) EnsureWorkers(ctx context.Context, counts map[string]map[string]int) error {
 	return m.transact(ctx, func(tx *sqlx.Tx) error {
 		if _, err := tx.ExecContext(ctx, lockWorkers); err != nil {

@@ -20,8 +20,8 @@ var (
 	ErrNotMigrated = errors.New("the database has not been migrated; run `flotilla-os migrate` or set create_database_schema")
 )
 
-// CheckPrimary reports whether db answers, is the primary and has all
-// migrations of tables, in one round trip. Indexes may be missing.
+// CheckPrimary returns an error unless db responds, is the primary and has all migrations of tables, in one round trip.
+// Indexes may be missing.
 func CheckPrimary(ctx context.Context, db *sqlx.DB) error {
 	var row struct {
 		Standby bool  `db:"standby"`
@@ -45,11 +45,9 @@ func CheckPrimary(ctx context.Context, db *sqlx.DB) error {
 	return nil
 }
 
-// CheckSessions tells a session connection from a place at a transaction pooler:
-// while a second connection holds a transaction, the first must still be in the
-// server session that it was in, and the second in another. It looks three
-// times, because a pooler that is busy with other clients may give one
-// connection the same server session twice.
+// CheckSessions returns ErrPooled if db leads through a transaction pooler: while a second connection holds a
+// transaction, the first must still be in its server session, and the second in another. It checks three times, because
+// a busy pooler may give one connection the same server session twice.
 func CheckSessions(ctx context.Context, db *sqlx.DB) error {
 	for range 3 {
 		same, err := probeSessions(ctx, db)

@@ -1,3 +1,5 @@
+// Package database connects to Postgres and maintains its schema: pools, the session that holds locks, notifications
+// between servers, migrations and index builds. It knows no domain type; package state does.
 package database
 
 import (
@@ -9,20 +11,22 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
+	"golang.org/x/sys/unix"
 )
 
 const (
-	// connectTimeout bounds one attempt to connect if the URL gives no bound.
-	// A request must still have time to report that the database is away.
+	// connectTimeout bounds one attempt to connect if the URL gives no bound. A request must still have time to report
+	// that the database is away.
 	connectTimeout = 5 * time.Second
 	// idleTime is how long a pool keeps an unused connection.
 	idleTime = 5 * time.Minute
-	// cancelGrace is how long a query may run on after its context has ended. A
-	// frozen or unreachable database never confirms the cancellation.
+	// cancelGrace is how long a query may run on after its context has ended. A frozen or unreachable database never
+	// confirms the cancellation.
 	cancelGrace = 500 * time.Millisecond
 	// applicationName names our sessions in pg_stat_activity if the URL does not.
 	applicationName = "flotilla-os"
@@ -30,10 +34,9 @@ const (
 	defaultConnections = 30
 )
 
-// sessionSettings are set on every new connection. Times are read and written
-// in UTC. The just-in-time compiler is off because compiling the wide list
-// queries takes longer than running them. They are not start parameters
-// because a session pooler refuses those it does not know.
+// sessionSettings are set on every new connection. Times are read and written in UTC. The just-in-time compiler is off
+// because compiling the wide list queries takes longer than running them. They are not start parameters because a
+// session pooler refuses those it does not know.
 const sessionSettings = `SET TIME ZONE 'UTC'; SET jit = off`
 
 // PoolConfig describes a pool of connections.
@@ -44,8 +47,7 @@ type PoolConfig struct {
 	StatementTimeout time.Duration
 }
 
-// Open returns a pool of connections to url, a URL or a string of key=value
-// pairs. It does not connect.
+// Open returns a pool of connections to url, a URL or a string of key=value pairs. It does not connect.
 func Open(url string, cfg PoolConfig) (*sqlx.DB, error) {
 	c, err := newConnector(url, 0)
 	if err != nil {
@@ -68,8 +70,8 @@ func Open(url string, cfg PoolConfig) (*sqlx.DB, error) {
 // NewConnector returns a connector that opens the sessions of a pool.
 func NewConnector(url string) (driver.Connector, error) { return newConnector(url, 0) }
 
-// connector opens sessions that have sessionSettings. It gives each a dialer of
-// its own, which ends a session whose query outlives its context.
+// connector opens sessions that have sessionSettings. It gives each a dialer of its own, which ends a session whose
+// query outlives its context.
 type connector struct {
 	cfg pq.Config
 	// replyWithin bounds every read and write of a session; 0 means no bound.
@@ -97,8 +99,8 @@ func newConnector(url string, replyWithin time.Duration) (connector, error) {
 	return connector{cfg: cfg, replyWithin: replyWithin}, nil
 }
 
-// named returns url with applicationName as the fallback. The driver honours a
-// fallback only if it reads it from the connection string.
+// named returns url with applicationName as the fallback. The driver honours a fallback only if it reads it from the
+// connection string.
 func named(url string) string {
 	const parameter = "fallback_application_name=" + applicationName
 	switch {
@@ -118,7 +120,7 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	}
 	d := &sessionDialer{watchfulDialer: watchfulDialer{replyWithin: c.replyWithin}}
 	inner.Dialer(d)
-	// The driver looks at ctx only until the TCP connection stands.
+	// The driver observes ctx only until the TCP connection is established.
 	defer context.AfterFunc(ctx, d.giveUp)()
 	conn, err := inner.Connect(ctx)
 	if err != nil {
@@ -142,10 +144,9 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 // Driver implements driver.Connector.
 func (connector) Driver() driver.Driver { return &pq.Driver{} }
 
-// sessionDialer dials for one session. Once that is established, the driver
-// dials again only to cancel a query whose context has ended; from then on the
-// session has cancelGrace left, after which the query fails. The driver does
-// not use such a session again.
+// sessionDialer dials for one session. Once that is established, the driver dials again only to cancel a query whose
+// context has ended; from then on the session has cancelGrace left, after which the query fails. The driver does not
+// use such a session again.
 type sessionDialer struct {
 	watchfulDialer
 
@@ -163,7 +164,7 @@ func (d *sessionDialer) established() {
 	d.ready = true
 }
 
-// giveUp ends the attempt to establish a session.
+// giveUp aborts the attempt to establish a session.
 func (d *sessionDialer) giveUp() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -177,8 +178,7 @@ func (d *sessionDialer) DialContext(ctx context.Context, network, address string
 	d.mu.Lock()
 	cancelling := d.ready
 	if cancelling {
-		// Deadlines of a connection are of the wall clock. A closed session
-		// cannot have one and needs none.
+		// Deadlines of a connection are in wall-clock time. A closed session cannot have one and needs none.
 		_ = d.session.SetDeadline(time.Now().Add(cancelGrace))
 	}
 	d.mu.Unlock()
@@ -189,4 +189,93 @@ func (d *sessionDialer) DialContext(ctx context.Context, network, address string
 		d.mu.Unlock()
 	}
 	return conn, err
+}
+
+// Bounds after which a connection breaks whose other end is gone (data-model.md, Connections). The lock session sets
+// the same on the server's side, so that the server releases the locks of a client that is gone.
+const (
+	keepaliveIdle     = 3 * time.Second
+	keepaliveInterval = 2 * time.Second
+	keepaliveCount    = 2
+	tcpUserTimeout    = 8 * time.Second
+)
+
+// dialTimeout bounds one attempt to connect.
+const dialTimeout = 5 * time.Second
+
+// watchfulDialer opens connections that notice the loss of their other end. If replyWithin is not 0, every read and
+// write must end within it.
+type watchfulDialer struct{ replyWithin time.Duration }
+
+var (
+	_ pq.Dialer        = watchfulDialer{}
+	_ pq.DialerContext = watchfulDialer{}
+)
+
+// Dial implements pq.Dialer.
+func (d watchfulDialer) Dial(network, address string) (net.Conn, error) {
+	return d.DialTimeout(network, address, dialTimeout)
+}
+
+// DialTimeout implements pq.Dialer.
+func (d watchfulDialer) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return d.DialContext(ctx, network, address)
+}
+
+// DialContext implements pq.DialerContext.
+func (d watchfulDialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	dialer := net.Dialer{
+		Timeout: dialTimeout,
+		KeepAliveConfig: net.KeepAliveConfig{
+			Enable: true, Idle: keepaliveIdle, Interval: keepaliveInterval, Count: keepaliveCount,
+		},
+		Control: func(network, _ string, raw syscall.RawConn) error {
+			if network == "unix" {
+				return nil
+			}
+			return setUserTimeout(raw)
+		},
+	}
+	conn, err := dialer.DialContext(ctx, network, address)
+	if err != nil || d.replyWithin == 0 {
+		return conn, err
+	}
+	return boundedConn{Conn: conn, within: d.replyWithin}, nil
+}
+
+// setUserTimeout bounds how long sent data may stay unacknowledged. Keepalives do not, because they are sent on an idle
+// connection only.
+func setUserTimeout(raw syscall.RawConn) error {
+	var failed error
+	err := raw.Control(func(fd uintptr) {
+		failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(tcpUserTimeout.Milliseconds()))
+	})
+	if err != nil {
+		return err
+	}
+	return failed
+}
+
+// boundedConn is a connection whose every read and write must end in time.
+type boundedConn struct {
+	net.Conn
+	within time.Duration
+}
+
+// Read implements net.Conn.
+func (c boundedConn) Read(p []byte) (int, error) {
+	if err := c.SetReadDeadline(time.Now().Add(c.within)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(p)
+}
+
+// Write implements net.Conn.
+func (c boundedConn) Write(p []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(c.within)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
 }

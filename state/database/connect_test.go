@@ -82,7 +82,7 @@ func TestEverySessionHasAName(t *testing.T) {
 		for parameters, want := range map[string]string{"": "flotilla-os", "application_name=flotilla-east": "flotilla-east"} {
 			t.Run(what+" is called "+want, func(t *testing.T) {
 				t.Parallel()
-				// Without tables, so that there is something to migrate.
+				// There are no tables, so that there is something to migrate.
 				address := pgtest.New(t).URL
 				watcher, err := database.Open(address, database.PoolConfig{})
 				require.NoError(t, err)

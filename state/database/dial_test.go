@@ -56,7 +56,7 @@ func TestTheWatchfulDialerSetsItsSocketOptions(t *testing.T) {
 	}
 }
 
-func TestABoundedConnectionDoesNotWaitForAnAnswerForEver(t *testing.T) {
+func TestABoundedConnectionDoesNotWaitForeverForAReply(t *testing.T) {
 	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)

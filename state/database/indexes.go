@@ -10,27 +10,25 @@ import (
 	"github.com/jmoiron/sqlx"
 )
 
-// index is an index that this program wants beside the keys.
+// index is an index that this program needs beside the keys.
 type index struct {
 	name  string
 	table string
-	// definition is what follows USING, as pg_get_indexdef writes it if an
-	// existing database may have the same index under another name.
+	// definition is what follows USING, as pg_get_indexdef writes it if an existing database may have the same index
+	// under another name.
 	definition string
 }
 
 // indexes begins with those that the queue and ARA need.
 //
-// Lists: each column that runs can be sorted by has one index, which serves
-// both directions, and the definition has one for each order in which its
-// history is read, because a definition may own any share of the table. They
-// include the engine, by which every list is filtered, so that a count needs
-// the index alone.
+// Lists: each column that runs can be sorted by has one index, which serves both directions, and the definition has one
+// for each order in which its history is read, because a definition may own any share of the table. They include the
+// engine, by which every list is filtered, so that a count needs the index alone.
 var indexes = []index{
 	// Claims, active runs of a cluster, retries, queue depths.
 	{"flotilla_task_live", "task", "btree (status, cluster_name, queued_at, run_id) WHERE status <> 'STOPPED'"},
-	// ARA's lookup (ara.md section 2): its cost is that of the runs killed for
-	// memory, not of all runs of the definition.
+	// ARA's lookup (ara.md section 2): its cost is that of the runs killed for memory, not of all runs of the
+	// definition.
 	{"flotilla_task_killed", "task", "btree (definition_id, command_hash, queued_at DESC) INCLUDE (memory, cpu) " +
 		"WHERE engine = 'eks' AND (exit_code = 137 OR exit_reason = 'OOMKilled') AND exit_code IS DISTINCT FROM 0"},
 	// How long runs of a command took.
@@ -52,10 +50,9 @@ var indexes = []index{
 	{"flotilla_task_def_tags_definition", "task_def_tags", "btree (task_def_id)"},
 }
 
-// BuildIndexes builds the indexes that the database lacks, one at a time and
-// beside the running program, which is only slower without them. It may take
-// hours on a large database. One replica builds; the others wait until it is
-// done. Indexes that an interrupted build left invalid are built again.
+// BuildIndexes builds the indexes that the database lacks, one at a time and beside the running program, which is only
+// slower without them. It may take hours on a large database. One replica builds; the others wait until it is done.
+// Indexes that an interrupted build left invalid are built again.
 func BuildIndexes(ctx context.Context, url string, logger *slog.Logger) error {
 	return maintainIndexes(ctx, url, func(conn *sql.Conn, db *sqlx.DB) error {
 		for _, want := range indexes {
@@ -67,33 +64,26 @@ func BuildIndexes(ctx context.Context, url string, logger *slog.Logger) error {
 	})
 }
 
-// build makes the index if neither it nor one like it exists. A statement that
-// met a lock may have left the index invalid, so each try begins anew.
+// build builds the index if neither it nor an equal one exists. A statement that ran into a lock may have left the index
+// invalid, so each attempt begins anew. CONCURRENTLY does not run inside a transaction.
 func (i index) build(ctx context.Context, conn *sql.Conn, db *sqlx.DB, logger *slog.Logger) error {
-	for wait := tableLockPauseMin; ; wait = min(2*wait, tableLockPauseMax) {
+	return untilUnlocked(ctx, logger, "build of index "+i.name, func() error {
 		done, broken, err := i.find(ctx, db)
 		if done || err != nil {
 			return err
 		}
 		if broken {
-			if err := retryLocked(ctx, conn, logger, `DROP INDEX CONCURRENTLY IF EXISTS `+i.name); err != nil {
+			if _, err := conn.ExecContext(ctx, `DROP INDEX CONCURRENTLY IF EXISTS `+i.name); err != nil {
 				return err
 			}
 		}
 		logger.Info("building index", "index", i.name)
 		_, err = conn.ExecContext(ctx, `CREATE INDEX CONCURRENTLY `+i.name+` ON `+i.table+` USING `+i.definition)
-		if !isLockTimeout(err) {
-			return err
-		}
-		logger.Warn("building an index met a lock; it is tried again", "index", i.name, "error", err)
-		if err := pause(ctx, wait); err != nil {
-			return err
-		}
-	}
+		return err
+	})
 }
 
-// find reports whether a valid index like i exists, and whether an invalid one
-// of its name does.
+// find reports whether a valid index equal to i exists, and whether an invalid one of its name does.
 func (i index) find(ctx context.Context, q sqlx.QueryerContext) (valid, broken bool, err error) {
 	var found []struct {
 		Name       string `db:"relname"`

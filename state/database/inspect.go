@@ -18,9 +18,8 @@ type SchemaReport struct {
 	Missing []string `json:"missing"`
 	// ForeignKeys lists the constraints that Migrate would drop.
 	ForeignKeys []string `json:"foreign_keys"`
-	// NotOwned lists the tables that the role may not change, and "schema" if it
-	// may not create tables. Migrate fails if it is not empty and there is
-	// something to do.
+	// NotOwned lists the tables that the role may not change, and "schema" if it may not create tables. Migrate fails
+	// if it is not empty and there is something to do.
 	NotOwned []string `json:"not_owned"`
 	// MissingIndexes lists what BuildIndexes would build.
 	MissingIndexes []string `json:"missing_indexes"`
@@ -29,22 +28,22 @@ type SchemaReport struct {
 	UnusedIndexes  []UnusedIndex `json:"unused_indexes"`
 }
 
-// UnusedIndex is an index of the program before us that no query of ours needs.
+// UnusedIndex is an index of the old program that no query of ours needs.
 type UnusedIndex struct {
 	Name       string `db:"name" json:"name"`
 	Definition string `db:"definition" json:"definition"`
-	// SizeBytes is what it takes on disk.
+	// SizeBytes is its size on disk.
 	SizeBytes int64 `db:"size_bytes" json:"size_bytes"`
-	// Scans counts how often it was read, and Writes how many row versions
-	// entered it at most, since the server's statistics began.
+	// Scans is how often it was read, and Writes how many row versions entered it at most, since the server's
+	// statistics began.
 	Scans  int64 `db:"scans" json:"scans"`
 	Writes int64 `db:"writes" json:"writes"`
-	// Reason says why it serves nothing of ours.
+	// Reason is why no query of ours needs it.
 	Reason string `json:"reason"`
 }
 
-// Inspect compares the schema with what this program needs. It changes nothing,
-// and works on a database that was never migrated.
+// Inspect compares the schema with what this program needs. It changes nothing, and works on a database that was never
+// migrated.
 func Inspect(ctx context.Context, db sqlx.ExtContext) (r SchemaReport, err error) {
 	owned := map[string]bool{}
 	for _, m := range migrations {
@@ -103,11 +102,9 @@ func Inspect(ctx context.Context, db sqlx.ExtContext) (r SchemaReport, err error
 	return r, err
 }
 
-// superseded are the indexes that existing databases have on task
-// (data-model.md, Tables today) and no query of ours needs, by their
-// definition, with the reason. The tests of plans show that ours suffice: they
-// run on a database that has none of these. The index on env stays, because
-// ours is the same; so do keys.
+// superseded are the indexes that existing databases have on task (data-model.md, Tables today) and no query of ours
+// needs, by their definition, with the reason. The tests of plans show that ours suffice: they run on a database that
+// has none of these. The index on env stays, because ours is the same; so do keys.
 var superseded = map[string]string{
 	"btree (definition_id)":                                     "flotilla_task_definition_queued begins with the same column",
 	"btree (definition_id, started_at)":                         "flotilla_task_definition_started begins with the same columns",
@@ -129,12 +126,12 @@ var superseded = map[string]string{
 	"btree (executable_id, started_at DESC)":                    "flotilla_task_executable_group begins with the same column",
 	"btree (executable_id, started_at DESC NULLS LAST)":         "flotilla_task_executable_group begins with the same column",
 	"btree (executable_id, started_at DESC NULLS LAST, engine)": "flotilla_task_executable_group begins with the same column",
-	"gin (pod_events)":                                          "nothing looks runs up by their events",
-	"gin (pod_events jsonb_path_ops)":                           "nothing looks runs up by their events",
+	"gin (pod_events)":                                          "no query filters runs by their events",
+	"gin (pod_events jsonb_path_ops)":                           "no query filters runs by their events",
 }
 
-// unusedIndexes returns the superseded indexes of the database, the largest
-// first. Keys and constraints are never among them.
+// unusedIndexes returns the superseded indexes of the database, the largest first. Keys and constraints are never among
+// them.
 func unusedIndexes(ctx context.Context, q sqlx.QueryerContext) (unused []UnusedIndex, err error) {
 	var all []UnusedIndex
 	err = sqlx.SelectContext(ctx, q, &all, `
@@ -155,10 +152,9 @@ func unusedIndexes(ctx context.Context, q sqlx.QueryerContext) (unused []UnusedI
 	return unused, err
 }
 
-// DropUnused drops the indexes of the program before us that no query of ours
-// needs, one at a time and beside the running program, and returns them. It
-// demands that ours are complete. Going back to the old program means building
-// them again; their definitions are returned.
+// DropUnused drops the indexes of the old program that no query of ours needs, one at a time and beside the running
+// program, and returns them with their definitions: going back to the old program means building them again. It returns
+// an error if ours are not complete.
 func DropUnused(ctx context.Context, url string, logger *slog.Logger) (dropped []UnusedIndex, err error) {
 	err = maintainIndexes(ctx, url, func(conn *sql.Conn, db *sqlx.DB) error {
 		for _, want := range indexes {
@@ -178,11 +174,14 @@ func DropUnused(ctx context.Context, url string, logger *slog.Logger) (dropped [
 			return err
 		}
 		for _, index := range unused {
-			err := retryLocked(ctx, conn, logger, `DROP INDEX CONCURRENTLY IF EXISTS `+pq.QuoteIdentifier(index.Name))
+			err := untilUnlocked(ctx, logger, "drop of index "+index.Name, func() error {
+				_, err := conn.ExecContext(ctx, `DROP INDEX CONCURRENTLY IF EXISTS `+pq.QuoteIdentifier(index.Name))
+				return err
+			})
 			if err != nil {
 				return fmt.Errorf("index %s: %w", index.Name, err)
 			}
-			logger.Info("dropped an index that nothing needs", "index", index.Name, "bytes", index.SizeBytes)
+			logger.Info("dropped an unused index", "index", index.Name, "bytes", index.SizeBytes)
 			dropped = append(dropped, index)
 		}
 		return nil
@@ -190,9 +189,8 @@ func DropUnused(ctx context.Context, url string, logger *slog.Logger) (dropped [
 	return dropped, err
 }
 
-// maintainIndexes runs fn while no other server builds or drops indexes. fn
-// gets the session that holds the lock, for its statements, and a pool for
-// questions.
+// maintainIndexes runs fn while no other server builds or drops indexes. fn gets the session that holds the lock, for
+// its statements, and a pool for its queries.
 func maintainIndexes(ctx context.Context, url string, fn func(conn *sql.Conn, db *sqlx.DB) error) (err error) {
 	db, err := openMaintenance(url)
 	if err != nil {
@@ -208,21 +206,4 @@ func maintainIndexes(ctx context.Context, url string, fn func(conn *sql.Conn, db
 		return err
 	}
 	return fn(conn, sqlx.NewDb(db, "postgres"))
-}
-
-// retryLocked runs a statement on indexes until no lock of others is in its
-// way. CONCURRENTLY does not run inside a transaction.
-func retryLocked(ctx context.Context, conn *sql.Conn, logger *slog.Logger, statement string) error {
-	wait := tableLockPauseMin
-	for {
-		_, err := conn.ExecContext(ctx, statement)
-		if !isLockTimeout(err) {
-			return err
-		}
-		logger.Warn("a table is in use by others; the statement is tried again", "statement", statement, "error", err)
-		if err := pause(ctx, wait); err != nil {
-			return err
-		}
-		wait = min(2*wait, tableLockPauseMax)
-	}
 }

@@ -13,21 +13,17 @@ import (
 )
 
 const (
-	// leadPoll is how often locks that other servers hold are tried, and how
-	// long a server that let go of a lock waits before it wants it again. With
-	// tcpUserTimeout it keeps a takeover under 10 seconds.
+	// leadPoll is how often locks that other servers hold are tried, and how long a server that released a lock waits
+	// before it tries it again. With tcpUserTimeout it keeps a takeover under 10 seconds.
 	leadPoll = time.Second
-	// sessionReply is how long the lock session may take to answer. With
-	// leadPoll it stays well below the 7 seconds after which the server gives up
-	// a client that is gone (keepalives), so that a leader stops before another
-	// begins.
+	// sessionReply bounds a reply on the lock session. With leadPoll it stays well below the 7 seconds after which the
+	// server drops a client that is gone (keepalives), so that a leader stops before another begins.
 	sessionReply = 3 * time.Second
 )
 
-// Locker lets one server at a time do a piece of work, by Postgres advisory
-// locks. All locks of a Locker are held by one database session, so the number
-// of sessions does not grow with the number of clusters. It is safe for use by
-// many goroutines.
+// Locker elects one server at a time for a piece of work, by Postgres advisory locks. One database session holds all
+// locks of a Locker, so the number of sessions does not grow with the number of clusters. It is safe for use by many
+// goroutines.
 type Locker struct {
 	connector connector
 	logger    *slog.Logger
@@ -38,8 +34,7 @@ type Locker struct {
 	sessions sync.WaitGroup
 }
 
-// NewLocker returns a Locker. url must be a session connection to the primary.
-// It does not connect.
+// NewLocker returns a Locker. url must be a session connection to the primary. It does not connect.
 func NewLocker(url string, logger *slog.Logger) (*Locker, error) {
 	c, err := newConnector(url, sessionReply)
 	if err != nil {
@@ -48,11 +43,9 @@ func NewLocker(url string, logger *slog.Logger) (*Locker, error) {
 	return &Locker{connector: c, logger: logger}, nil
 }
 
-// Lead runs fn, again and again until ctx ends, while this server alone holds
-// the lock called name; it then returns nil. The context of fn ends when the
-// session that holds the lock is lost; fn must then return, and no new session
-// is opened before all leaders of this server have. When fn returns by itself
-// the lock is let go for any server to take.
+// Lead runs fn repeatedly until ctx ends, while this server alone holds the lock called name; it then returns nil. The
+// context of fn ends when the session that holds the lock is lost; fn must then return, and no new session is opened
+// before all leaders of this server have. When fn returns early, the lock is released for any server to take.
 func (l *Locker) Lead(ctx context.Context, name string, fn func(ctx context.Context) error) error {
 	d := &duty{ctx: ctx, name: name, granted: make(chan context.Context, 1)}
 	s := l.join(d)
@@ -72,13 +65,12 @@ func (l *Locker) Lead(ctx context.Context, name string, fn func(ctx context.Cont
 			}
 		}
 		s.letGo(d)
-		_ = pause(ctx, leadPoll) // the loop asks ctx
+		_ = pause(ctx, leadPoll) // the loop checks ctx
 	}
 	return nil
 }
 
-// join adds a duty to the running session, or starts one. It ends after the
-// last duty has left.
+// join adds a duty to the running session, or starts one. It ends after the last duty has left.
 func (l *Locker) join(d *duty) *lockSession {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -118,13 +110,11 @@ type duty struct {
 	wants   bool
 	// stop ends the leader's context; nil if the lock is not held.
 	stop context.CancelCauseFunc
-	// released is not nil once the leader has returned, and closed once the
-	// lock is let go.
+	// released is not nil once the leader has returned, and closed once the lock is released.
 	released chan struct{}
 }
 
-// lockSession is the database session that holds the locks of one server, and
-// is opened again when it is lost.
+// lockSession is the database session that holds the locks of one server. It is opened again when it is lost.
 type lockSession struct {
 	connector connector
 	logger    *slog.Logger
@@ -138,11 +128,11 @@ type lockSession struct {
 func (s *lockSession) wake() {
 	select {
 	case s.kick <- struct{}{}:
-	default: // it is awake
+	default: // it is awake already
 	}
 }
 
-// want asks for the lock of d.
+// want requests the lock of d.
 func (s *lockSession) want(d *duty) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -150,8 +140,8 @@ func (s *lockSession) want(d *duty) {
 	s.wake()
 }
 
-// letGo returns when d neither wants nor holds its lock. The leader must have
-// returned, or never begun.
+// letGo withdraws the request of d, and returns once d does not hold its lock. The leader must have returned, or never
+// begun.
 func (s *lockSession) letGo(d *duty) {
 	s.mu.Lock()
 	d.wants = false
@@ -179,17 +169,16 @@ func (s *lockSession) run(ctx context.Context) {
 			return
 		}
 		if opened || !failing {
-			// A database that stays away is one line, not one a second.
+			// A database that stays away is logged once, not every second.
 			s.logger.WarnContext(ctx, "cannot hold locks; another server may lead", "error", err)
 		}
 		failing = true
 		s.lose(fmt.Errorf("the session that holds the lock is lost: %w", err))
-		_ = pause(ctx, leadPoll) // the loop asks ctx
+		_ = pause(ctx, leadPoll) // the loop checks ctx
 	}
 }
 
-// bound makes the server notice soon that this client is gone. On a Unix socket
-// it has no effect and needs none.
+// bound makes the server notice soon that this client is gone. On a Unix socket it has no effect and needs none.
 func bound(ctx context.Context, conn *sql.Conn) error {
 	_, err := conn.ExecContext(ctx, `SELECT
 		set_config('tcp_keepalives_idle', $1, false),
@@ -201,9 +190,8 @@ func bound(ctx context.Context, conn *sql.Conn) error {
 	return err
 }
 
-// hold opens a session and serves the duties with it until it fails or ctx
-// ends. Closing the session lets go of its locks. opened reports whether the
-// session was usable at first.
+// hold opens a session and serves the duties with it until it fails or ctx ends. Closing the session releases its
+// locks. opened reports whether the session was usable at first.
 func (s *lockSession) hold(ctx context.Context) (opened bool, err error) {
 	db := sql.OpenDB(s.connector)
 	defer func() { _ = db.Close() }()
@@ -218,8 +206,7 @@ func (s *lockSession) hold(ctx context.Context) (opened bool, err error) {
 	ticker := time.NewTicker(leadPoll)
 	defer ticker.Stop()
 	for {
-		// The connection bounds each statement, not ctx: an ended context would
-		// break the connection.
+		// The connection bounds each statement, not ctx: an ended context would break the connection.
 		if err := s.turn(context.WithoutCancel(ctx), conn); err != nil {
 			return true, err
 		}
@@ -240,14 +227,13 @@ const (
 		WHERE pg_try_advisory_lock(hashtextextended(name, 20180501))`
 )
 
-// turn lets go of what was released and tries what is wanted, each in one
-// statement. If there is nothing to do it asks the session whether it is alive.
+// turn unlocks what was released and tries what is wanted, each in one statement. If there is nothing to try it probes
+// the session.
 func (s *lockSession) turn(ctx context.Context, conn *sql.Conn) error {
 	var releasing []*duty
 	var unlock, try pq.StringArray
 	s.mu.Lock()
-	// A session can take its own lock twice, so a name is tried only if no duty
-	// of this server holds it.
+	// A session can take its own lock twice, so a name is tried only if no duty of this server holds it.
 	taken := map[string]bool{}
 	for d := range s.duties {
 		if d.stop != nil {
@@ -287,7 +273,7 @@ func (s *lockSession) turn(ctx context.Context, conn *sql.Conn) error {
 		if s.grant(name) {
 			continue
 		}
-		// Whoever wanted it has left meanwhile.
+		// The duty that wanted it has left meanwhile.
 		if _, err := conn.ExecContext(ctx, unlockSQL, pq.StringArray{name}); err != nil {
 			return err
 		}
@@ -310,7 +296,7 @@ func (s *lockSession) grant(name string) bool {
 	return false
 }
 
-// finish lets letGo return.
+// finish makes letGo return.
 func (d *duty) finish() {
 	d.stop(nil)
 	close(d.released)
@@ -338,8 +324,7 @@ func (s *lockSession) lose(lost error) {
 	}
 }
 
-// lockHeldSQL asks for a session that holds the lock called $1. pg_locks shows
-// the key in two halves.
+// lockHeldSQL reports whether a session holds the lock called $1. pg_locks shows the key in two halves.
 const lockHeldSQL = `SELECT EXISTS (
 	SELECT FROM pg_locks, hashtextextended($1, 20180501) AS key
 	WHERE locktype = 'advisory' AND granted AND objsubid = 1

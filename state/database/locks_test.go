@@ -42,19 +42,19 @@ func lead(t *testing.T, l *database.Locker, name string, fn func(ctx context.Con
 	return stop
 }
 
-// receive waits for a value that must come.
+// receive returns the next value of a channel, and fails the test if none comes.
 func receive[T any](t testing.TB, from <-chan T, what string) T {
 	t.Helper()
 	select {
 	case v := <-from:
 		return v
 	case <-time.After(patience):
-		t.Fatalf("waited in vain for: %s", what)
+		t.Fatalf("did not receive: %s", what)
 	}
 	panic("not reached")
 }
 
-// newDatabase gives the test a migrated database and a pool of it.
+// newDatabase returns a migrated database and a pool of it.
 func newDatabase(t testing.TB) (url string, db *sqlx.DB) {
 	t.Helper()
 	url = statetest.NewURL(t)
@@ -72,7 +72,7 @@ func endLockSessions(t testing.TB, db *sqlx.DB) {
 	require.NoError(t, err)
 }
 
-// lockSessions counts the sessions that hold a lock.
+// lockSessions returns how many sessions hold a lock.
 func lockSessions(t testing.TB, db *sqlx.DB) (n int) {
 	t.Helper()
 	require.NoError(t, db.GetContext(t.Context(), &n, `SELECT count(DISTINCT pid) FROM pg_locks WHERE locktype = 'advisory'
@@ -84,9 +84,8 @@ func TestOneServerAtATimeLeads(t *testing.T) {
 	t.Parallel()
 	url, db := newDatabase(t)
 	var leaders atomic.Int32
-	// A session that the database ends lets the next one lead before the old
-	// leader can know; it stops within a probe (see the test below). Only with
-	// living sessions is there never more than one.
+	// If the database ends a session, the next one leads before the old leader can know; it stops within a probe (see
+	// the test below). Only with living sessions is there never more than one.
 	var sessionsEnded atomic.Bool
 	led := make(chan int, 100)
 	leader := func(i int) func(ctx context.Context) error {
@@ -170,8 +169,7 @@ func TestALeaderThatFailsLeadsAgain(t *testing.T) {
 	receive(t, led, "the lead again")
 }
 
-// waitAtLock begins maintenance work that waits for an advisory lock which a
-// session of db holds until the test ends.
+// waitAtLock begins maintenance work that waits for an advisory lock, which a session of db holds until the test ends.
 func waitAtLock(t *testing.T, db *sqlx.DB, url string, key int64,
 	work func(ctx context.Context, url string, logger *slog.Logger) error,
 ) {
@@ -290,8 +288,7 @@ func TestOneServerDoesNotLeadTheSameTwiceAtOnce(t *testing.T) {
 	receive(t, led, "the lead of the second")
 }
 
-// stallingProxy passes bytes to a server until it is told to pass no more; the
-// connections stay open, as when a network is cut.
+// stallingProxy passes bytes to a server until it is stalled. The connections stay open, as when a network is cut.
 type stallingProxy struct {
 	listener net.Listener
 	stalled  atomic.Bool
@@ -365,7 +362,7 @@ func TestALeaderStopsWhenItsDatabaseFallsSilent(t *testing.T) {
 	assert.Less(t, time.Since(begin), 7*time.Second, "the server gives the lock to another after 7 seconds")
 }
 
-func TestLockHeldTellsWhetherAnyServerLeads(t *testing.T) {
+func TestLockHeldReportsWhetherAnyServerLeads(t *testing.T) {
 	t.Parallel()
 	url, db := newDatabase(t)
 	held := func(name string) bool {

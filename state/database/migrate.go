@@ -19,28 +19,24 @@ import (
 // migrationTable is goose's record of what was applied.
 const migrationTable = "flotilla_migration"
 
-// migrationLock is the key of the advisory lock under which one replica
-// migrates while the others wait; indexLock the one for indexes.
+// migrationLock is the key of the advisory lock under which one replica migrates while the others wait; indexLock the
+// one for indexes.
 const (
 	migrationLock int64 = 0x666c6f7469_01
 	indexLock     int64 = 0x666c6f7469_02
 )
 
 const (
-	// lockPoll is how often a waiting replica asks for an advisory lock. It
-	// does not wait inside pg_advisory_lock: that wait is a transaction which
-	// CREATE INDEX CONCURRENTLY would wait for in turn, for ever.
+	// lockPoll is how often a waiting replica tries an advisory lock. It does not wait inside pg_advisory_lock: CREATE
+	// INDEX CONCURRENTLY would wait for that transaction, and never end.
 	lockPoll = 100 * time.Millisecond
-	// tableLockTimeout bounds the wait for a table: while a migration waits,
-	// every statement on that table waits behind it. It is below the server's
-	// deadlock_timeout (1 s), so that a deadlock ends by our giving way.
+	// tableLockTimeout bounds the wait for a table: while a migration waits, every statement on that table waits behind
+	// it. It is below the server's deadlock_timeout (1 s), so that the migration is the side of a deadlock that fails.
 	tableLockTimeout = 100 * time.Millisecond
-	// vacuumLockTimeout bounds the wait for an autovacuum of the table, which
-	// holds up nobody. It is above deadlock_timeout, after which Postgres ends
-	// the autovacuum in favour of whoever waits.
+	// vacuumLockTimeout bounds the wait for an autovacuum of the table, which blocks no statement. It is above
+	// deadlock_timeout, after which Postgres ends the autovacuum in favour of the waiting session.
 	vacuumLockTimeout = 3 * time.Second
-	// tableLockPauseMin and tableLockPauseMax bound the growing pauses between
-	// tries, which let those statements through.
+	// tableLockPauseMin and tableLockPauseMax bound the growing pauses between attempts, which let other statements run.
 	tableLockPauseMin = 200 * time.Millisecond
 	tableLockPauseMax = 10 * time.Second
 )
@@ -49,11 +45,9 @@ const (
 var ErrNotOwner = errors.New("the database needs a migration, which only the owner of its tables can do: " +
 	"run `flotilla-os migrate` as that role, or set create_database_schema to false")
 
-// Migrate brings the tables and columns of the database to what this program
-// needs, in a new database or an existing one of Flotilla. It waits while
-// another replica does, and returns when all is done or ctx ends. It needs no
-// right to change tables if there is nothing to do, and returns ErrNotOwner if
-// there is and the role lacks it. It builds no indexes: see BuildIndexes.
+// Migrate adds the tables and columns that this program needs to a new database or an existing one of Flotilla. It
+// waits while another replica migrates, and returns when all is done or ctx ends. It returns ErrNotOwner if there is
+// something to do and the role lacks the right to change tables. It builds no indexes: see BuildIndexes.
 func Migrate(ctx context.Context, url string, logger *slog.Logger) (err error) {
 	db, err := openMaintenance(url)
 	if err != nil {
@@ -67,8 +61,7 @@ func Migrate(ctx context.Context, url string, logger *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	wait := tableLockPauseMin
-	for {
+	return untilUnlocked(ctx, logger, "migration", func() error {
 		results, err := provider.Up(ctx)
 		for _, result := range results {
 			logger.Info("migrated", "table", migrations[result.Source.Version-1].table,
@@ -78,14 +71,22 @@ func Migrate(ctx context.Context, url string, logger *slog.Logger) (err error) {
 		if errors.As(err, &pgErr) && pgErr.Code == pqerror.InsufficientPrivilege {
 			return fmt.Errorf("%w (%s)", ErrNotOwner, pgErr.Message)
 		}
+		return err
+	})
+}
+
+// untilUnlocked calls fn again, after growing pauses, while it fails because others use its table. It returns the last
+// error of fn, or that of ctx.
+func untilUnlocked(ctx context.Context, logger *slog.Logger, work string, fn func() error) error {
+	for wait := tableLockPauseMin; ; wait = min(2*wait, tableLockPauseMax) {
+		err := fn()
 		if !isLockTimeout(err) {
 			return err
 		}
-		logger.Warn("a table is in use by others; the migration tries again", "pause", wait.String(), "error", err)
+		logger.Warn("a table is in use by others; trying again", "work", work, "pause", wait.String(), "error", err)
 		if err := pause(ctx, wait); err != nil {
 			return err
 		}
-		wait = min(2*wait, tableLockPauseMax)
 	}
 }
 
@@ -137,8 +138,8 @@ func (m migration) run(ctx context.Context, tx *sql.Tx) error {
 	if len(statements) == 0 {
 		return nil
 	}
-	// The weaker lock holds up no reader or writer, and gets an autovacuum out of
-	// the way; what then waits for the stronger one waits for them only.
+	// The weaker lock blocks no reader or writer, and ends an autovacuum. The stronger one then waits only for readers
+	// and writers.
 	statements = slices.Insert(statements, 0,
 		fmt.Sprintf(`SET LOCAL lock_timeout = %d`, vacuumLockTimeout.Milliseconds()),
 		`LOCK TABLE `+m.table+` IN SHARE UPDATE EXCLUSIVE MODE`,
@@ -156,8 +157,7 @@ type querier interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 }
 
-// missing returns the columns of m that its table lacks: all of them if there
-// is no table.
+// missing returns the columns of m that its table lacks: all of them if there is no table.
 func (m migration) missing(ctx context.Context, q querier) (missing []column, err error) {
 	names := make(pq.StringArray, len(m.columns))
 	for i, c := range m.columns {
@@ -199,8 +199,7 @@ func (migrationLocker) SessionUnlock(ctx context.Context, conn *sql.Conn) error 
 	return err
 }
 
-// pollLock waits for an advisory lock of the session without a wait in the
-// server.
+// pollLock takes an advisory lock of the session without waiting in the server.
 func pollLock(ctx context.Context, conn *sql.Conn, key int64) error {
 	for {
 		var held bool
@@ -216,8 +215,7 @@ func pollLock(ctx context.Context, conn *sql.Conn, key int64) error {
 	}
 }
 
-// isLockTimeout reports whether another try may succeed: the table was locked,
-// or locking several tables met others who did so in another order.
+// isLockTimeout reports whether another attempt may succeed: the table was locked, or a deadlock was found.
 func isLockTimeout(err error) bool {
 	var pgErr *pq.Error
 	return errors.As(err, &pgErr) &&

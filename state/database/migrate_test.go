@@ -25,7 +25,7 @@ import (
 
 var silent = slog.New(slog.DiscardHandler)
 
-// schemaSQL is a text of all columns and indexes, to compare databases by.
+// schemaSQL reads all columns and indexes as one text, to compare databases by.
 const schemaSQL = `
 SELECT string_agg(line, E'\n' ORDER BY line) FROM (
 	SELECT table_name || '.' || column_name || ' ' || data_type || ' ' || is_nullable || ' ' || COALESCE(column_default, '') AS line
@@ -45,7 +45,7 @@ func schemaOf(t testing.TB, db *sql.DB) (text string) {
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.Wrap(m)) }
 
-// oldDatabase is a database of the program before this one.
+// oldDatabase returns a database of the old program.
 func oldDatabase(t testing.TB) *pgtest.DB {
 	t.Helper()
 	db := pgtest.New(t)
@@ -96,7 +96,7 @@ func TestAnInvalidIndexIsBuiltAgain(t *testing.T) {
 	db := pgtest.New(t)
 	require.NoError(t, statetest.Migrate(t.Context(), db.URL))
 	pool := db.Open(t)
-	// What a build leaves behind that was cut off.
+	// This is what an interrupted build leaves.
 	_, err := pool.ExecContext(t.Context(), `
 		UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'flotilla_task_killed'::regclass`)
 	require.NoError(t, err)
@@ -106,8 +106,8 @@ func TestAnInvalidIndexIsBuiltAgain(t *testing.T) {
 	assert.Zero(t, count(t, pool, `SELECT count(*) FROM pg_index WHERE NOT indisvalid`))
 }
 
-// A table that a long transaction reads cannot be altered; the migration must
-// not keep those waiting that come after it, and must end when it can.
+// A table that a long transaction reads cannot be altered. The migration must not block later statements, and must
+// finish once the transaction ends.
 func TestAMigrationWaitsForATableInUseInTurns(t *testing.T) {
 	t.Parallel()
 	db := oldDatabase(t)
@@ -121,7 +121,7 @@ func TestAMigrationWaitsForATableInUseInTurns(t *testing.T) {
 	go func() {
 		done <- database.Migrate(t.Context(), db.URL, slog.New(slog.NewTextHandler(logs, nil)))
 	}()
-	require.Eventually(t, func() bool { return strings.Contains(logs.String(), "tries again") },
+	require.Eventually(t, func() bool { return strings.Contains(logs.String(), "trying again") },
 		30*time.Second, 50*time.Millisecond)
 	require.NoError(t, tx.Rollback())
 	require.NoError(t, <-done)
@@ -134,7 +134,7 @@ func TestAMigrationEndsWithItsContext(t *testing.T) {
 	conn, err := db.Open(t).Conn(t.Context())
 	require.NoError(t, err)
 	defer func() { require.NoError(t, conn.Close()) }()
-	// Another replica is at it, and does not end.
+	// Another replica migrates, and does not end.
 	_, err = conn.ExecContext(t.Context(), `SELECT pg_advisory_lock(l) FROM unnest(ARRAY[$1, $2]::bigint[]) AS l`,
 		database.MigrationLock, database.IndexLock)
 	require.NoError(t, err)
@@ -144,8 +144,7 @@ func TestAMigrationEndsWithItsContext(t *testing.T) {
 	require.ErrorIs(t, database.BuildIndexes(ctx, db.URL, silent), context.DeadlineExceeded)
 }
 
-// A long reader keeps a table from being altered. Who comes behind the waiting
-// migration must not wait long.
+// A long reader keeps a table from being altered. Statements behind the waiting migration must not wait long.
 func TestAMigrationBehindALongReaderDoesNotStallWriters(t *testing.T) {
 	t.Parallel()
 	db := oldDatabase(t)
@@ -161,7 +160,7 @@ func TestAMigrationBehindALongReaderDoesNotStallWriters(t *testing.T) {
 	}()
 	var longest, total time.Duration
 	begin := time.Now()
-	for n := 0; strings.Count(logs.String(), "tries again") < 4; n++ {
+	for n := 0; strings.Count(logs.String(), "trying again") < 4; n++ {
 		before := time.Now()
 		_, err := pool.ExecContext(t.Context(), `INSERT INTO task (run_id, definition_id) VALUES ($1, 'def-full')`, fmt.Sprint("writer-", n))
 		require.NoError(t, err)
@@ -215,8 +214,7 @@ func TestAMigrationDeadlocksNoWriter(t *testing.T) {
 	writers.Wait()
 }
 
-// asRole returns the database's URL for a new role that owns nothing and may
-// read and write the rows of all tables.
+// asRole returns the URL of the database for a new role that owns nothing and may read and write all rows.
 func asRole(t *testing.T, db *pgtest.DB) string {
 	t.Helper()
 	pool := db.Open(t)
@@ -269,7 +267,7 @@ func TestUnusedIndexesAreListedAndDropped(t *testing.T) {
 	db := oldDatabase(t)
 	pool := db.Open(t)
 	_, err := database.DropUnused(t.Context(), db.URL, silent)
-	require.ErrorContains(t, err, "is not built yet", "ours must be there first")
+	require.ErrorContains(t, err, "is not built yet", "our indexes must be complete first")
 	require.NoError(t, statetest.Migrate(t.Context(), db.URL))
 	dropped, err := database.DropUnused(t.Context(), db.URL, silent)
 	require.NoError(t, err)
@@ -284,7 +282,7 @@ func TestUnusedIndexesAreListedAndDropped(t *testing.T) {
 		"ix_task_definition_id", "ix_task_cluster_name", "ix_task_status", "ix_task_group_name", "ix_task_arn", "ix_task_definition_started",
 		"ix_task_cluster_status_finished", "ix_task_queued_status_engine", "ix_task_executable", "ix_task_executable_started",
 	}, names)
-	// What stays is what a database of ours has: the tests of plans are run on it.
+	// The indexes of a new database stay: the tests of plans run on those.
 	assert.Zero(t, count(t, pool, `SELECT count(*) FROM pg_indexes WHERE tablename = 'task'
 		AND indexname NOT LIKE 'flotilla_task%' AND indexname NOT IN ('task_pkey', 'ix_task_env')`))
 	again, err := database.DropUnused(t.Context(), db.URL, silent)

@@ -15,22 +15,19 @@ import (
 )
 
 const (
-	// notifyChannel is the channel on which servers tell each other that runs
-	// wait.
+	// notifyChannel is the channel on which servers notify each other of waiting runs.
 	notifyChannel = "flotilla_runs"
-	// notifyInterval is the least time between two NOTIFY of one server
-	// (data-model.md, Life of a run).
+	// notifyInterval is the least time between two NOTIFY of one server (data-model.md, Life of a run).
 	notifyInterval = 20 * time.Millisecond
 	// notifyRetry is the wait after a NOTIFY that failed.
 	notifyRetry = time.Second
-	// listenRetryMin and listenRetryMax bound the waits between attempts to
-	// listen again.
+	// listenRetryMin and listenRetryMax bound the waits between attempts to listen again.
 	listenRetryMin = 100 * time.Millisecond
 	listenRetryMax = 2 * time.Second
 )
 
-// Notifier wakes the workers of all servers when there is something to do. It
-// only saves time: the workers' polls find the runs whose wake is lost.
+// Notifier wakes the workers of all servers when runs wait. It only saves time: the workers' polls find the runs whose
+// wake is lost.
 type Notifier struct {
 	url       string
 	connector connector
@@ -43,8 +40,7 @@ type Notifier struct {
 	subscribers map[chan struct{}]struct{}
 }
 
-// NewNotifier returns a Notifier. url must be a session connection to the
-// primary. It does not connect: see Run.
+// NewNotifier returns a Notifier. url must be a session connection to the primary. It does not connect: see Run.
 func NewNotifier(url string, logger *slog.Logger) (*Notifier, error) {
 	c, err := newConnector(url, 0)
 	if err != nil {
@@ -56,13 +52,12 @@ func NewNotifier(url string, logger *slog.Logger) (*Notifier, error) {
 	}, nil
 }
 
-// Wake wakes this server's subscribers at once, and the other servers' soon.
-// It never waits.
+// Wake wakes this server's subscribers at once, and those of other servers soon. It never blocks.
 func (n *Notifier) Wake() {
 	n.wakeLocal()
 	select {
 	case n.pending <- struct{}{}:
-	default: // one is on its way already, and is as good as two
+	default: // one is pending, and is as good as two
 	}
 }
 
@@ -77,8 +72,8 @@ func (n *Notifier) wakeLocal() {
 	}
 }
 
-// Subscribe returns a channel that receives after every Wake of any server;
-// several wakes may become one. cancel ends the subscription.
+// Subscribe returns a channel that receives after every Wake of any server; several wakes may become one. cancel ends
+// the subscription.
 func (n *Notifier) Subscribe() (wakes <-chan struct{}, cancel func()) {
 	subscriber := make(chan struct{}, 1)
 	n.mu.Lock()
@@ -91,8 +86,8 @@ func (n *Notifier) Subscribe() (wakes <-chan struct{}, cancel func()) {
 	}
 }
 
-// Run passes wakes on to other servers and receives theirs until ctx ends; it
-// then returns nil. It waits for a database that is away.
+// Run sends wakes to other servers and receives theirs until ctx ends; it then returns nil. While the database is away
+// it tries again.
 func (n *Notifier) Run(ctx context.Context) error {
 	var both sync.WaitGroup
 	both.Go(func() { n.send(ctx) })
@@ -101,7 +96,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 	return nil
 }
 
-// send passes wakes on, on a connection of its own.
+// send sends wakes to other servers, on a connection of its own.
 func (n *Notifier) send(ctx context.Context) {
 	db := sql.OpenDB(n.connector)
 	db.SetMaxOpenConns(1)
@@ -118,29 +113,29 @@ func (n *Notifier) send(ctx context.Context) {
 		_, err := db.ExecContext(ctx, `SELECT pg_notify($1, $2)`, notifyChannel, n.self)
 		if err != nil {
 			if !failing && ctx.Err() == nil {
-				n.logger.WarnContext(ctx, "other servers cannot be woken; their polls find the runs", "error", err)
+				n.logger.WarnContext(ctx, "cannot wake other servers; their polls find the runs", "error", err)
 			}
 			select {
-			case n.pending <- struct{}{}: // It is still to be sent.
+			case n.pending <- struct{}{}: // send it later
 			default:
 			}
 			rest = notifyRetry
 		}
 		failing = err != nil
-		_ = pause(ctx, rest) // the loop asks ctx
+		_ = pause(ctx, rest) // the loop checks ctx
 	}
 }
 
-// listen wakes the subscribers when another server says so, and after every
-// gap in which one might have.
+// listen wakes the subscribers when another server notifies, and after every gap in which a notification may have been
+// missed.
 func (n *Notifier) listen(ctx context.Context) {
 	listener := pq.NewDialListener(watchfulDialer{}, n.url, listenRetryMin, listenRetryMax,
 		func(event pq.ListenerEventType, err error) {
 			switch {
 			case event == pq.ListenerEventDisconnected && ctx.Err() == nil:
-				n.logger.WarnContext(ctx, "wakes of other servers are not heard; polls find the runs", "error", err)
+				n.logger.WarnContext(ctx, "not receiving wakes of other servers; polls find the runs", "error", err)
 			case event == pq.ListenerEventReconnected:
-				n.logger.InfoContext(ctx, "wakes of other servers are heard again")
+				n.logger.InfoContext(ctx, "receiving wakes of other servers again")
 			}
 		})
 	var listening sync.WaitGroup

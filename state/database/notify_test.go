@@ -15,7 +15,7 @@ import (
 	"github.com/stitchfix/flotilla-os/state/statetest"
 )
 
-// patience is how long these tests wait for what must come.
+// patience bounds the wait for an event.
 const patience = 30 * time.Second
 
 // runNotifier starts a notifier that ends with the test.
@@ -33,8 +33,7 @@ func runNotifier(t *testing.T, url string) *database.Notifier {
 	return n
 }
 
-// wakesOther wakes from one server until the other's subscriber hears it:
-// what is sent while the other does not listen yet is lost.
+// wakesOther wakes from one server until the other's subscriber receives it. Wakes sent before the other listens are lost.
 func wakesOther(t *testing.T, from *database.Notifier, heard <-chan struct{}) {
 	t.Helper()
 	ticker := time.NewTicker(50 * time.Millisecond)
@@ -47,7 +46,7 @@ func wakesOther(t *testing.T, from *database.Notifier, heard <-chan struct{}) {
 			return
 		case <-ticker.C:
 		case <-deadline:
-			t.Fatal("a wake was not heard")
+			t.Fatal("a wake did not arrive")
 		}
 	}
 }
@@ -69,7 +68,7 @@ func TestAWakeReachesThisServerAtOnceAndTheOthersSoon(t *testing.T) {
 	wakesOther(t, here, remote)
 }
 
-func TestAnEndedSubscriptionHearsNothing(t *testing.T) {
+func TestAnEndedSubscriptionReceivesNothing(t *testing.T) {
 	t.Parallel()
 	n, err := database.NewNotifier("postgres://h/d", slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
@@ -108,7 +107,7 @@ func TestManyWakesAreFewNotifications(t *testing.T) {
 	assert.LessOrEqual(t, heard, int(time.Since(begin)/(20*time.Millisecond))+1)
 }
 
-func TestWakesAreHeardAgainWhenPostgresIsBack(t *testing.T) {
+func TestWakesArriveAgainWhenPostgresIsBack(t *testing.T) {
 	t.Parallel()
 	server := pgtest.NewServer(t)
 	url := server.CreateDatabase("wakes")
@@ -131,7 +130,7 @@ func TestWakesAreHeardAgainWhenPostgresIsBack(t *testing.T) {
 	select {
 	case <-remote:
 	case <-time.After(patience):
-		t.Fatal("the gap was not announced")
+		t.Fatal("the gap did not wake the subscriber")
 	}
 	wakesOther(t, here, remote)
 }

@@ -3,24 +3,20 @@ package database
 // column is a column that an existing table may lack, and its type.
 type column struct{ name, definition string }
 
-// migration brings one table to what the program needs. It only adds: an
-// existing table keeps its columns as they are and gets the rest. It locks
-// nothing if nothing is missing, and never two tables in one transaction.
+// migration adds to one table what the program needs. An existing table keeps its columns as they are. It locks nothing
+// if nothing is missing, and never two tables in one transaction.
 type migration struct {
 	table string
-	// create makes the table if it does not exist. Columns that existing
-	// databases may lack are not part of it.
+	// create makes the table if it does not exist. Columns that existing databases may lack are not part of it.
 	create  string
 	columns []column
 	// finish is run afterwards, in the same transaction, if not empty.
 	finish string
 }
 
-// migrations are applied in order, each in a transaction of its own; the
-// version of each is its place in the list, from 1. Append only. The tables
-// and columns are those of existing Flotilla databases by name and type
-// (data-model.md, Tables today), except where said. Indexes other than keys
-// are built beside the running program, see indexes.go.
+// migrations are applied in order, each in a transaction of its own; the version of each is its place in the list, from
+// 1. Append only. The tables and columns are those of existing Flotilla databases by name and type (data-model.md,
+// Tables today), except where said. Indexes other than keys are built beside the running program, see indexes.go.
 var migrations = []migration{
 	{
 		table: "task_def",
@@ -194,7 +190,7 @@ var migrations = []migration{
 		},
 	},
 	{
-		// The servers that execute runs themselves, and when each was last alive.
+		// It records the servers that execute runs themselves, and the last heartbeat of each.
 		table: "flotilla_node",
 		create: `CREATE TABLE flotilla_node (
 			node text PRIMARY KEY,
@@ -203,8 +199,7 @@ var migrations = []migration{
 		)`,
 	},
 	{
-		// Whether this program has served the database before, and since when: at
-		// the first start it takes over the queue of the program before it.
+		// It records the first start of this program on the database, which takes over the queue of the old program.
 		table: "flotilla_start",
 		create: `CREATE TABLE flotilla_start (
 			singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
@@ -213,11 +208,10 @@ var migrations = []migration{
 	},
 }
 
-// dropForeignKeySQL drops the foreign key from a run to its definition, whose
-// name differs between installations. It makes every run of a template fail,
-// because a template is no definition. Dropping it locks task and then
-// task_def, as an INSERT does; the lock timeout, which is shorter than the
-// server's deadlock_timeout, ends it where another takes them the other way.
+// dropForeignKeySQL drops the foreign key from a run to its definition, whose name differs between installations. It
+// makes every run of a template fail, because a template is no definition. Dropping it locks task and then task_def, as
+// an INSERT does; the lock timeout, which is shorter than the server's deadlock_timeout, ends it where another takes
+// them the other way.
 const dropForeignKeySQL = `DO $$
 DECLARE
 	fk name;
@@ -231,11 +225,9 @@ BEGIN
 END
 $$`
 
-// setStorageSQL makes room for updates. Every run is updated a handful of times
-// soon after its insert and then never again: free space in its page keeps its
-// versions together, and a vacuum after a fixed number of changes keeps the
-// queue's dead versions few however large the history has grown. It blocks
-// neither readers nor writers.
+// setStorageSQL makes room for updates. Every run is updated a handful of times soon after its insert and then never
+// again: free space in its page keeps its versions together, and a vacuum after a fixed number of changes keeps the
+// queue's dead versions few however large the history has grown. It blocks neither readers nor writers.
 const setStorageSQL = `DO $$
 BEGIN
 	IF NOT EXISTS (SELECT FROM pg_class WHERE oid = 'task'::regclass AND 'fillfactor=85' = ANY(reloptions)) THEN

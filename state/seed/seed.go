@@ -1,6 +1,5 @@
-// Package seed fills a database with a history of runs, for tests and
-// benchmarks that ask how queries behave on a large table. The program does
-// not import it.
+// Package seed fills a database with a history of runs, for tests and benchmarks of queries on a large table. The
+// program does not import it.
 package seed
 
 import (
@@ -10,7 +9,7 @@ import (
 	"time"
 )
 
-// What a benchmark may ask for by name.
+// Properties of the history that tests and benchmarks use.
 const (
 	// BigDefinitionID owns a quarter of all runs.
 	BigDefinitionID = "analytics-00000000-0000-4000-8000-000000000000"
@@ -22,14 +21,13 @@ const (
 	Definitions = 201
 	// Days is the age of the oldest run.
 	Days = 90
-	// ParentRunID has a run in 10,000 as child.
+	// ParentRunID is the parent of one run in 10,000.
 	ParentRunID = "eks-00000000-0000-4000-8000-0000parent00"
 )
 
-// Runs adds n runs, n/4 of them of the definition BigDefinitionID: queued over
-// the last Days days before now, the newest ones still under way, 2 of 100
-// killed for memory. Equal n and now give equal rows. It is quickest before
-// the indexes are built; run Analyze after them.
+// Runs adds n runs, n/4 of them of the definition BigDefinitionID: queued over the last Days days before now, the
+// newest ones still under way, 2 of 100 killed for memory. Equal n and now give equal rows. It is fastest before the
+// indexes are built; run Analyze after that.
 func Runs(ctx context.Context, db *sql.DB, n int, now time.Time) error {
 	if _, err := db.ExecContext(ctx, insertDefinitionsSQL, Definitions); err != nil {
 		return fmt.Errorf("seed definitions: %w", err)
@@ -40,7 +38,7 @@ func Runs(ctx context.Context, db *sql.DB, n int, now time.Time) error {
 	return nil
 }
 
-// Analyze gives the planner what it would know of a table that has lived.
+// Analyze gives the planner the statistics of a table in use.
 func Analyze(ctx context.Context, db *sql.DB) error {
 	_, err := db.ExecContext(ctx, `VACUUM (ANALYZE) task`)
 	return err
@@ -59,9 +57,8 @@ FROM (
 ) AS definitions
 ON CONFLICT (definition_id) DO NOTHING`
 
-// The rows are computed in steps: h is a hash of the row's number, from which
-// what looks random is taken; age is 1 for the oldest run and near 0 for the
-// newest. The newest 40 runs of a history of some length have not ended.
+// The rows are computed in steps: h is a hash of the row's number, from which what looks random is taken; age is 1 for
+// the oldest run and near 0 for the newest. The newest 40 runs of a history of some length have not ended.
 const insertRunsSQL = `
 INSERT INTO task (
 	run_id, definition_id, alias, image, cluster_name, exit_code, exit_reason, status, queued_at, started_at,

@@ -14,7 +14,7 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-func TestRunsAreWhatBenchmarksCountOn(t *testing.T) {
+func TestRunsHaveTheSharesThatBenchmarksAssume(t *testing.T) {
 	t.Parallel()
 	const runs = 4000
 	db := pgtest.New(t, pgtest.Template("state", statetest.Migrate)).Open(t)

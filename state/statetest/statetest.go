@@ -1,5 +1,4 @@
-// Package statetest gives tests a migrated database of their own and a Manager
-// of it. Only tests import it.
+// Package statetest provides tests with a migrated database of their own and its Manager. Only tests import it.
 package statetest
 
 import (
@@ -8,6 +7,8 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"os"
+	"strconv"
 	"testing"
 	"time"
 
@@ -20,20 +21,20 @@ import (
 	"github.com/stitchfix/flotilla-os/state/seed"
 )
 
-// NewURL gives the test a database with all tables and indexes, and no rows.
-// The package's TestMain ends the server, see package pgtest.
+// NewURL returns the URL of a new database with all tables and indexes, and no rows. The TestMain of the test's package
+// ends the server, see package pgtest.
 func NewURL(t testing.TB) string {
 	t.Helper()
 	return pgtest.New(t, pgtest.Template("state", Migrate)).URL
 }
 
-// Migrate makes all tables and indexes.
+// Migrate creates all tables and indexes.
 func Migrate(ctx context.Context, url string) error {
 	logger := slog.New(slog.DiscardHandler)
 	return errors.Join(database.Migrate(ctx, url, logger), database.BuildIndexes(ctx, url, logger))
 }
 
-// SeedHistory makes all tables and indexes and n runs, see package seed.
+// SeedHistory creates all tables and indexes and n runs, see package seed.
 func SeedHistory(ctx context.Context, url string, n int) (err error) {
 	logger := slog.New(slog.DiscardHandler)
 	if err := database.Migrate(ctx, url, logger); err != nil {
@@ -53,16 +54,15 @@ func SeedHistory(ctx context.Context, url string, n int) (err error) {
 	return seed.Analyze(ctx, db)
 }
 
-// NewManager gives the test a Manager of a database of its own, and its URL.
-// It logs to the test, and is closed when the test ends. Changes go over the
-// configuration before it is used.
+// NewManager returns a Manager of a new database, and the database's URL. It logs to the test, and is closed when the
+// test ends. changes are applied to the configuration.
 func NewManager(t testing.TB, changes ...func(*state.ManagerConfig)) (*state.Manager, string) {
 	t.Helper()
 	url := NewURL(t)
 	return Open(t, url, changes...), url
 }
 
-// Open gives the test a Manager of an existing database.
+// Open returns a Manager of an existing database, as NewManager does.
 func Open(t testing.TB, url string, changes ...func(*state.ManagerConfig)) *state.Manager {
 	t.Helper()
 	cfg := state.ManagerConfig{
@@ -85,7 +85,7 @@ func Open(t testing.TB, url string, changes ...func(*state.ManagerConfig)) *stat
 	return manager
 }
 
-// ARA is the default configuration of ARA.
+// ARA returns the default configuration of ARA.
 func ARA(t testing.TB) config.ARA {
 	t.Helper()
 	loaded, _, err := config.Load("", nil)
@@ -103,4 +103,25 @@ var _ io.Writer = testWriter{}
 func (w testWriter) Write(line []byte) (int, error) {
 	w.t.Log(string(line))
 	return len(line), nil
+}
+
+// benchRunsVariable is the environment variable for the length of the history of benchmarks. The default is built
+// quickly; `make bench` uses a million.
+const (
+	benchRunsVariable = "FLOTILLA_BENCH_RUNS"
+	defaultBenchRuns  = 20_000
+)
+
+// BenchRuns returns how many runs a benchmark's history has, see SeedHistory.
+func BenchRuns(b *testing.B) int {
+	b.Helper()
+	text := os.Getenv(benchRunsVariable)
+	if text == "" {
+		return defaultBenchRuns
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		b.Fatalf("%s: %v", benchRunsVariable, err)
+	}
+	return n
 }
