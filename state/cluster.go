@@ -13,7 +13,7 @@ import (
 	"github.com/lib/pq"
 )
 
-// ClusterStatus is whether a cluster takes runs.
+// ClusterStatus is the administrative status of a cluster.
 type ClusterStatus string
 
 // The values of the column cluster_state.status.

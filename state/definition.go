@@ -32,7 +32,7 @@ type Definition struct {
 	AdaptiveResourceAllocation *bool    `db:"adaptive_resource_allocation"`
 	Ports                      []int64  `db:"-"`
 	Tags                       []string `db:"-"`
-	// Version changes with every change of the row, whoever makes it. CreateRun compares it.
+	// Version changes with every change of the row, by any program. CreateRun compares it.
 	Version string `db:"version"`
 }
 

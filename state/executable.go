@@ -63,7 +63,7 @@ type ExecutionRequest interface {
 	GetExecutionRequestCustom() Object
 }
 
-// DefinitionExecutionRequest asks for a run of a definition.
+// DefinitionExecutionRequest is a request for a run of a definition.
 type DefinitionExecutionRequest struct {
 	*ExecutionRequestCommon
 }
@@ -74,7 +74,7 @@ func (r *DefinitionExecutionRequest) GetExecutionRequestCustom() Object { return
 // TemplatePayloadKey is the member of execution_request_custom that holds the payload of a template's run.
 const TemplatePayloadKey = "template_payload"
 
-// TemplateExecutionRequest asks for a run of a template.
+// TemplateExecutionRequest is a request for a run of a template.
 type TemplateExecutionRequest struct {
 	*ExecutionRequestCommon
 	TemplatePayload Object

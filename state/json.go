@@ -95,7 +95,7 @@ func (m *Manager) readColumns(ctx context.Context, idKey, id string, columns ...
 }
 
 // readJSON reads raw into dst, a pointer, whatever its shape: one odd row must not fail the list, the claim or the
-// review that holds it. Numbers and booleans become text where dst holds text, and what cannot be read is left out. SQL
+// review that holds it. Numbers and booleans become text if dst holds text, and what cannot be read is left out. SQL
 // NULL and JSON null leave the zero value. It reports whether the shape was odd.
 func readJSON(dst any, raw []byte) (odd bool) {
 	v := reflect.ValueOf(dst).Elem()

@@ -44,8 +44,8 @@ type ManagerConfig struct {
 
 // Manager keeps definitions, templates, runs, clusters and workers in Postgres. It is safe for use by many goroutines.
 //
-// Its methods return MalformedInput, MissingResource, ConflictingResource or Unavailable where these apply; any other
-// error is a fault of ours.
+// Its methods return MalformedInput, MissingResource, ConflictingResource or Unavailable if one of these applies; any
+// other error is a fault of ours.
 type Manager struct {
 	db *sqlx.DB
 	// readDB is the read-only database, or db if none is configured.

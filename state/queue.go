@@ -9,7 +9,7 @@ import (
 	"github.com/lib/pq"
 )
 
-// ClaimRequest asks for queued runs of one engine.
+// ClaimRequest describes a claim on queued runs of one engine.
 type ClaimRequest struct {
 	EngineKey
 	// Worker is the claimant, unique to a process.

@@ -87,7 +87,7 @@ func (m *Manager) templateOf(ctx context.Context, row *templateRow) Template {
 	return *t
 }
 
-// withoutEmpty returns tags without the empty one, which the old web UI sends and which means nothing.
+// withoutEmpty returns tags without the empty ones, which the old program stored.
 func withoutEmpty(tags []string) []string {
 	return slices.DeleteFunc(slices.Clone(tags), func(tag string) bool { return tag == "" })
 }

@@ -64,8 +64,8 @@ func BuildIndexes(ctx context.Context, url string, logger *slog.Logger) error {
 	})
 }
 
-// build builds the index if neither it nor an equal one exists. A statement that ran into a lock may have left the index
-// invalid, so each attempt begins anew. CONCURRENTLY does not run inside a transaction.
+// build builds the index if neither it nor an equal one exists. A statement that ran into a lock may have left the
+// index invalid, so each attempt begins anew. CONCURRENTLY does not run inside a transaction.
 func (i index) build(ctx context.Context, conn *sql.Conn, db *sqlx.DB, logger *slog.Logger) error {
 	return untilUnlocked(ctx, logger, "build of index "+i.name, func() error {
 		done, broken, err := i.find(ctx, db)

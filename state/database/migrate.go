@@ -76,10 +76,13 @@ func Migrate(ctx context.Context, url string, logger *slog.Logger) (err error) {
 }
 
 // untilUnlocked calls fn again, after growing pauses, while it fails because others use its table. It returns the last
-// error of fn, or that of ctx.
+// error of fn, joined with that of ctx once ctx has ended.
 func untilUnlocked(ctx context.Context, logger *slog.Logger, work string, fn func() error) error {
 	for wait := tableLockPauseMin; ; wait = min(2*wait, tableLockPauseMax) {
 		err := fn()
+		if err != nil && ctx.Err() != nil {
+			return errors.Join(ctx.Err(), err) // The driver reports only that the statement was canceled.
+		}
 		if !isLockTimeout(err) {
 			return err
 		}

@@ -16,7 +16,7 @@ type migration struct {
 
 // migrations are applied in order, each in a transaction of its own; the version of each is its place in the list, from
 // 1. Append only. The tables and columns are those of existing Flotilla databases by name and type (data-model.md,
-// Tables today), except where said. Indexes other than keys are built beside the running program, see indexes.go.
+// Tables today), apart from the columns marked as ours. Indexes other than keys are built beside the running program, see indexes.go.
 var migrations = []migration{
 	{
 		table: "task_def",
@@ -210,8 +210,8 @@ var migrations = []migration{
 
 // dropForeignKeySQL drops the foreign key from a run to its definition, whose name differs between installations. It
 // makes every run of a template fail, because a template is no definition. Dropping it locks task and then task_def, as
-// an INSERT does; the lock timeout, which is shorter than the server's deadlock_timeout, ends it where another takes
-// them the other way.
+// an INSERT does; the lock timeout, which is shorter than the server's deadlock_timeout, ends it if another takes them
+// the other way.
 const dropForeignKeySQL = `DO $$
 DECLARE
 	fk name;
