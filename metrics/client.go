@@ -24,7 +24,7 @@ type Client interface {
 	Close() error
 }
 
-// New makes the client that the configuration names.
+// New returns the client that the configuration names.
 func New(cfg config.Metrics) (Client, error) {
 	switch cfg.Client {
 	case config.MetricsPrometheus:

@@ -10,17 +10,17 @@ import (
 	"github.com/stitchfix/flotilla-os/config"
 )
 
-// DogStatsD sends measurements to a Datadog agent. An agent that is not there loses them, and nothing else.
+// DogStatsD sends measurements to a Datadog agent. If there is no agent, they are lost and nothing fails.
 type DogStatsD struct {
 	client *statsd.Client
 }
 
 var _ Client = (*DogStatsD)(nil)
 
-// every measurement is sent; there is no sampling.
+// sampleAll is the rate of every measurement: there is no sampling.
 const sampleAll = 1
 
-// NewDogStatsD makes a client that sends to the configured address, under the configured namespace, each with the
+// NewDogStatsD returns a client that sends to the configured address, under the configured namespace, each with the
 // configured tags beside its own.
 func NewDogStatsD(cfg config.Metrics) (*DogStatsD, error) {
 	options := []statsd.Option{statsd.WithoutTelemetry(), statsd.WithTags(cleanTags(cfg.DogStatsDTags))}
@@ -51,7 +51,7 @@ func (s *DogStatsD) Increment(m Metric, tags []string, n int64) {
 	}
 }
 
-// Distribution records one value, as a histogram where the table says so.
+// Distribution records one value, as a histogram if the table has it so.
 func (s *DogStatsD) Distribution(m Metric, tags []string, value float64) {
 	d, ok := isKind(m, Distribution, Histogram)
 	switch {

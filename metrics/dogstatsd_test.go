@@ -102,7 +102,7 @@ func TestDogStatsDWithoutAnAgentLosesMeasurementsOnly(t *testing.T) {
 	assert.NoError(t, client.Close())
 }
 
-func TestDogStatsDRefusesAnAddressThatIsNone(t *testing.T) {
+func TestDogStatsDRefusesAnInvalidAddress(t *testing.T) {
 	t.Parallel()
 	_, err := NewDogStatsD(config.Metrics{DogStatsDAddress: "nowhere"})
 	assert.ErrorContains(t, err, `metrics_dogstatsd_address "nowhere"`)

@@ -20,7 +20,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var runTags = EngineTags("eks", "prod")
 
-// scrape reads what Prometheus would.
+// scrape returns what Prometheus would read.
 func scrape(t *testing.T, p *Prometheus) string {
 	t.Helper()
 	answer := httptest.NewRecorder()
@@ -56,7 +56,7 @@ func TestPrometheusShowsWhatWasMeasured(t *testing.T) {
 	}
 }
 
-func TestPrometheusDropsWhatMakesNoSense(t *testing.T) {
+func TestPrometheusDropsInvalidCalls(t *testing.T) {
 	t.Parallel()
 	p := NewPrometheus()
 	misuse(p)
@@ -86,7 +86,7 @@ func misuse(c Client) {
 	c.Timing(EngineEKSARAFinalMemoryMB, nil, time.Second)
 }
 
-func TestPrometheusCountsFromManyAtOnce(t *testing.T) {
+func TestPrometheusCountsConcurrently(t *testing.T) {
 	t.Parallel()
 	p := NewPrometheus()
 	var group sync.WaitGroup

@@ -1,13 +1,13 @@
 // Package metrics holds the names of everything that Flotilla measures and the clients that send it: Prometheus,
-// DogStatsD, or none; and the set-up of traces. What a number means stands in the table of this package and nowhere
-// else. Measuring never fails: a call that makes no sense is dropped.
+// DogStatsD, or none; and the set-up of traces. The table of this package defines what each number means. Measuring
+// never fails: an invalid call is dropped.
 package metrics
 
 // Metric is the name of a measurement, with dots, as DogStatsD sends it. Prometheus shows dots as underscores, and
-// counters with _total behind.
+// counters with the suffix _total.
 type Metric string
 
-// Adaptive Resource Allocation: how often it was asked and what came of it. Attempted is the sum of succeeded,
+// Adaptive Resource Allocation: lookups and their outcomes. Attempted is the sum of succeeded,
 // no_historical_data and failed.
 const (
 	EngineEKSARAEstimationAttempted Metric = "engine.eks.ara.estimation_attempted"

@@ -20,7 +20,7 @@ type Prometheus struct {
 
 var _ Client = (*Prometheus)(nil)
 
-// NewPrometheus makes a client that knows every metric of the table, beside those of the Go runtime and the process.
+// NewPrometheus returns a client for every metric of the table and those of the Go runtime and the process.
 func NewPrometheus() *Prometheus {
 	p := &Prometheus{
 		registry:   prometheus.NewRegistry(),
@@ -51,7 +51,7 @@ func (p *Prometheus) register(m Metric, d Definition) {
 	}
 }
 
-// PrometheusName is the name under which Prometheus shows a metric.
+// PrometheusName returns the name under which Prometheus shows a metric.
 func PrometheusName(m Metric) string {
 	name := strings.ReplaceAll(string(m), ".", "_")
 	if d, ok := Lookup(m); ok && d.Kind == Counter {
@@ -60,7 +60,7 @@ func PrometheusName(m Metric) string {
 	return name
 }
 
-// Handler answers scrapes.
+// Handler returns the handler of scrapes.
 func (p *Prometheus) Handler() http.Handler {
 	return promhttp.HandlerFor(p.registry, promhttp.HandlerOpts{})
 }

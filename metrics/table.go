@@ -2,7 +2,7 @@ package metrics
 
 import "slices"
 
-// Kind says how a metric is sent.
+// Kind is how a metric is sent.
 type Kind int
 
 const (
@@ -18,7 +18,7 @@ const (
 	Timing
 )
 
-// Definition is what the table knows of a metric.
+// Definition describes a metric.
 type Definition struct {
 	Kind   Kind
 	Help   string
@@ -82,7 +82,7 @@ func gauge(help string, labels ...string) Definition {
 	return Definition{Kind: Gauge, Help: help, Labels: labels}
 }
 
-// table is the one place that says what each metric is. It is not changed after the program has started.
+// table defines each metric. It is read-only.
 var table = map[Metric]Definition{
 	EngineEKSARAEstimationAttempted: counter("Runs for which ARA looked up what was learnt.", runLabels...),
 	EngineEKSARAEstimationSucceeded: counter("Lookups that found earlier memory kills of the command.", runLabels...),
@@ -130,13 +130,13 @@ var table = map[Metric]Definition{
 	HTTPRequestDuration: timing("Time to answer a request, in seconds.", TagMethod, TagRoute),
 }
 
-// Lookup finds what the table says of a metric.
+// Lookup returns the definition of a metric.
 func Lookup(m Metric) (Definition, bool) {
 	d, ok := table[m]
 	return d, ok
 }
 
-// Names lists every metric, sorted.
+// Names returns every metric, sorted.
 func Names() []Metric {
 	names := make([]Metric, 0, len(table))
 	for m := range table {

@@ -14,15 +14,15 @@ import (
 	"github.com/stitchfix/flotilla-os/config"
 )
 
-// Tracing hands out tracers; off, they record nothing and cost next to nothing.
+// Tracing provides tracers, which record nothing if traces are off.
 type Tracing struct {
 	Provider trace.TracerProvider
 	shutdown func(context.Context) error
 }
 
-// NewTracing sets traces up where the environment names an OTLP endpoint (OTEL_EXPORTER_OTLP_ENDPOINT and its
-// siblings, which the exporter reads as the OpenTelemetry specification says). A collector that is not there does
-// not fail this call.
+// NewTracing sets traces up if the environment names an OTLP endpoint (OTEL_EXPORTER_OTLP_ENDPOINT and its
+// siblings, which the exporter reads by the OpenTelemetry specification). It does not fail if there is
+// no collector.
 func NewTracing(ctx context.Context, cfg config.Tracing) (*Tracing, error) {
 	if !cfg.Enabled {
 		return &Tracing{Provider: noop.NewTracerProvider(), shutdown: func(context.Context) error { return nil }}, nil

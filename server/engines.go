@@ -26,7 +26,7 @@ const logsFolder = "logs"
 // engineOpener makes the engines of clusters, by the runs' engine and the cluster's driver.
 type engineOpener struct {
 	cfg       config.Config
-	local     *local.Engine // nil where the local driver is off
+	local     *local.Engine // nil if the local driver is off
 	connector *kube.Connector
 	archive   *logs.Files
 	sizer     *adapter.Adapter

@@ -12,7 +12,7 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// openAgainAfter is how long an engine that could not be opened is left alone.
+// openAgainAfter is how long after a failure an engine is not opened again.
 const openAgainAfter = 5 * time.Second
 
 // ClustersConfig is what NewClusters needs.
@@ -45,7 +45,7 @@ type opened struct {
 	engine  Engine
 	err     error
 	triedAt time.Time
-	// checkedAt is when the engine was last asked whether it is outdated.
+	// checkedAt is when Outdated was last called.
 	checkedAt time.Time
 	// dropped entries are no longer in the registry.
 	dropped bool
@@ -100,7 +100,7 @@ func (c *Clusters) Engine(ctx context.Context, key state.EngineKey) (Engine, err
 }
 
 // open returns the entry's engine, opened again if the cluster has changed. An
-// engine that says that it is outdated is replaced only once another could be
+// engine that reports to be outdated is replaced only once another could be
 // opened: a file that is just being written must not stop what runs.
 func (c *Clusters) open(ctx context.Context, entry *opened, cluster state.Cluster, engine string) (Engine, error) {
 	now := c.cfg.Clock()
@@ -120,7 +120,7 @@ func (c *Clusters) open(ctx context.Context, entry *opened, cluster state.Cluste
 	made, err := c.cfg.Open(ctx, cluster, engine)
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return nil, err // the caller gave up; that says nothing about the cluster
+		return nil, err // the caller gave up, which is no failure of the cluster
 	case err != nil && same && entry.engine != nil:
 		c.cfg.Logger.Warn("cannot open the changed cluster, the old connection stays", "cluster", cluster.Name, "error", err)
 		return entry.engine, nil

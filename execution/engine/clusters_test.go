@@ -39,7 +39,7 @@ func (k *known) set(err error, clusters ...state.Cluster) {
 	k.list, k.err = clusters, err
 }
 
-// named is an engine that is only somebody.
+// named is an engine that keeps how it was opened.
 type named struct {
 	engine.Engine
 	cluster state.Cluster
@@ -56,7 +56,7 @@ func openNamed(_ context.Context, c state.Cluster, kind string) (engine.Engine, 
 
 type open = func(context.Context, state.Cluster, string) (engine.Engine, error)
 
-// keyOf is the key of a cluster's container jobs.
+// keyOf returns the key of a cluster's container jobs.
 func keyOf(name string) state.EngineKey {
 	return state.EngineKey{Cluster: name, Engine: state.EKSEngine}
 }
@@ -101,7 +101,7 @@ func TestClustersEngine(t *testing.T) {
 	assert.EqualValues(t, 1, first.(*named).closed.Load(), "the replaced engine is closed")
 
 	all.set(errors.New("no database"))
-	assert.Same(t, second, get(), "engines outlive a database that is away")
+	assert.Same(t, second, get(), "engines survive an unreachable database")
 
 	all.set(nil)
 	assert.Same(t, second, get(), "a deleted cluster keeps its engine for the runs that it has")
@@ -202,12 +202,12 @@ func TestClustersEngineThatHangs(t *testing.T) {
 	impatient, stop := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer stop()
 	_, err = clusters.Engine(impatient, keyOf("dead"))
-	assert.ErrorIs(t, err, context.DeadlineExceeded, "nobody waits longer than they wish to")
+	assert.ErrorIs(t, err, context.DeadlineExceeded, "no caller waits longer than its context")
 	cancel()
 	wg.Wait()
 }
 
-// ageing is an engine that is outdated when its test says so.
+// ageing is an engine that is outdated if its test sets it so.
 type ageing struct {
 	named
 	outdated atomic.Bool

@@ -23,16 +23,16 @@ type Engine interface {
 	// Terminate ends what the cluster has of a run, if it has anything; the
 	// container may go on for its grace period.
 	Terminate(ctx context.Context, run state.Run) error
-	// Events are the newest events of the run's pods, oldest first.
+	// Events returns the newest events of the run's pods, oldest first.
 	Events(ctx context.Context, run state.Run) (state.PodEvents, error)
 	// Logs reads the run's log from a position on. A run that has not started
 	// has an empty log.
 	Logs(ctx context.Context, run state.Run, q LogQuery) (LogChunk, error)
-	// Manifest is what was submitted, as YAML; state.MissingResource where
+	// Manifest returns what was submitted, as YAML, or state.MissingResource if
 	// there is none.
 	Manifest(ctx context.Context, run state.Run) ([]byte, error)
 	// Follow reports every change of the cluster's runs to o, first what
-	// happened while nobody followed, until ctx ends. It returns nil then,
+	// happened while it was not followed, until ctx ends. It returns nil then,
 	// and an error when it cannot go on; the caller starts it again.
 	Follow(ctx context.Context, o Observer) error
 }
@@ -42,7 +42,7 @@ type Engine interface {
 // sees its own machine only; any other engine is followed by one server at a
 // time.
 type OnNode interface {
-	// Node names this server's machine among those of the cluster; it is the
+	// Node returns the name of this server's machine among those of the cluster; it is the
 	// same after a restart.
 	Node() string
 }

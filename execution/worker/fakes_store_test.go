@@ -11,16 +11,15 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// fakeStore answers from fields and remembers the calls that matter as short
-// lines.
+// fakeStore returns its fields and keeps the calls that matter as short lines.
 type fakeStore struct {
 	mu       sync.Mutex
 	calls    []string
 	changed  chan struct{} // closed and replaced at each call
 	queued   []state.Run
 	counts   map[state.WorkerType]int64
-	refuse   bool // AcceptRun answers false
-	unmoved  bool // MoveRun answers false
+	refuse   bool // AcceptRun returns false
+	unmoved  bool // MoveRun returns false
 	run      state.Run
 	missing  bool // GetExecutable finds nothing
 	overdue  []state.Run
@@ -44,7 +43,7 @@ func newFakeStore() *fakeStore {
 	}
 }
 
-// note remembers a call; the lock is held.
+// note keeps a call; the lock is held.
 func (s *fakeStore) note(call string) {
 	s.calls = append(s.calls, call)
 	close(s.changed)

@@ -21,7 +21,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.Wrap(m)) }
 // patience bounds every wait of these tests.
 const patience = 10 * time.Second
 
-// fakeEngine executes by a function; every run that it accepts it forgets.
+// fakeEngine executes by a function and keeps nothing of the runs.
 type fakeEngine struct {
 	engine.Engine
 	execute    func(ctx context.Context, s engine.Submission) error
@@ -160,7 +160,7 @@ func (n *fakeNotifier) Subscribe() (<-chan struct{}, func()) {
 	}
 }
 
-// fakeLocker lets everybody lead, and remembers what.
+// fakeLocker grants every lead and counts the names.
 type fakeLocker struct {
 	mu  sync.Mutex
 	led map[string]int
@@ -196,8 +196,8 @@ type world struct {
 	metrics  *metricstest.Recorder
 }
 
-// makeWorld has one cluster, "c", and polls so seldom that only wake-ups and
-// first looks count.
+// makeWorld returns a world with one cluster, "c". It polls so seldom that only
+// wake-ups and first looks count.
 func makeWorld(t *testing.T, eng engine.Engine) *world {
 	t.Helper()
 	w := &world{
@@ -219,12 +219,12 @@ func makeWorld(t *testing.T, eng engine.Engine) *world {
 	return w
 }
 
-// keyOf is the key of a cluster's container jobs.
+// keyOf returns the key of a cluster's container jobs.
 func keyOf(cluster string) state.EngineKey {
 	return state.EngineKey{Cluster: cluster, Engine: state.EKSEngine}
 }
 
-// observer is that of a cluster's container jobs.
+// observer returns that of a cluster's container jobs.
 func (w *world) observer(cluster string) *observer {
 	return &observer{w.SupervisorConfig.tools(), w.store, w.clusters, keyOf(cluster)}
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/stitchfix/flotilla-os/testkit"
 )
 
-// A cluster is gone when its row was deleted or renamed, or the configuration names it no more.
+// A cluster is gone when its row was deleted or renamed, or it was removed from the configuration.
 func TestAClusterThatIsGoneIsFollowedWhileItHasActiveRuns(t *testing.T) {
 	t.Parallel()
 	eng, logs := newFakeEngine(), &testkit.Log{}
@@ -89,7 +89,7 @@ func TestTheGaugesOfAClusterThatIsGoneAreSetToZeroOnce(t *testing.T) {
 	assert.Equal(t, []float64{3, 0}, w.metrics.Values(metrics.RunsActive, keyTags(keyOf("c"))...))
 }
 
-func TestQueuedSparkRunsSayWhyTheyWait(t *testing.T) {
+func TestQueuedSparkRunsHaveAReason(t *testing.T) {
 	t.Parallel()
 	w := makeWorld(t, newFakeEngine())
 	key := state.EngineKey{Cluster: "c", Engine: state.EKSSparkEngine}
@@ -98,7 +98,7 @@ func TestQueuedSparkRunsSayWhyTheyWait(t *testing.T) {
 	assert.Equal(t, []string{"explain c: no engine for eks-spark"}, w.store.calls)
 }
 
-func TestADatabaseThatNoServerServesIsWarnedOf(t *testing.T) {
+func TestWarningOfADatabaseThatNoServerServes(t *testing.T) {
 	t.Parallel()
 	w, logs := makeWorld(t, newFakeEngine()), &testkit.Log{}
 	w.Logger = slog.New(slog.NewTextHandler(logs, nil))

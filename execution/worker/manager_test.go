@@ -163,17 +163,17 @@ func TestARunOfADeadWorkerIsClaimedAgain(t *testing.T) {
 
 func TestARunStoppedWhileItIsHandedOverIsTakenBack(t *testing.T) {
 	t.Parallel()
-	db, eng, answered := makeDatabase(t), newFakeEngine(), make(chan bool, 1)
+	db, eng, returned := makeDatabase(t), newFakeEngine(), make(chan bool, 1)
 	eng.execute = func(ctx context.Context, s engine.Submission) error {
 		_, _, err := db.StopRun(ctx, s.Run.RunID, state.ReasonTerminated)
 		assert.NoError(t, err)
 		ok, err := s.Accept(ctx, state.Acceptance{})
-		answered <- ok
+		returned <- ok
 		return err
 	}
 	db.queue(t, "r")
 	stop := db.serve(t, eng)
-	assert.False(t, <-answered)
+	assert.False(t, <-returned)
 	stop()
 	run := db.awaitStatus(t, "r", state.StatusStopped)
 	assert.Equal(t, state.ReasonTerminated, *run.ExitReason)
@@ -200,7 +200,7 @@ func TestAFailureOfTheClusterIsRetried(t *testing.T) {
 	assert.Equal(t, int64(0), *run.ExitCode)
 }
 
-func TestARunThatWaitsSaysWhy(t *testing.T) {
+func TestAWaitingRunHasAReason(t *testing.T) {
 	t.Parallel()
 	db, eng := makeDatabase(t), newFakeEngine()
 	eng.execute = func(context.Context, engine.Submission) error {
@@ -216,7 +216,7 @@ func TestARunThatWaitsSaysWhy(t *testing.T) {
 	stop()
 }
 
-func TestARunOfAClusterWithoutDriverSaysWhyAndDelaysNobody(t *testing.T) {
+func TestARunOfAnUnknownClusterHasAReasonAndDelaysNoOther(t *testing.T) {
 	t.Parallel()
 	db := makeDatabase(t)
 	stranded := queuedRun("stranded")

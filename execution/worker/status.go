@@ -14,9 +14,8 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// followLock returns the name of the lock of whoever follows an engine. That of
-// container jobs has the name that it had when there was one engine per
-// cluster: during a rolling update servers of both versions share it, and no
+// followLock returns the name of the lock under which an engine is followed. For
+// container jobs it is the name from when there was one engine per cluster: during a rolling update servers of both versions share it, and no
 // cluster is followed, and no log archived, twice.
 func followLock(key state.EngineKey) string {
 	if key.Engine == state.EKSEngine {
@@ -28,8 +27,8 @@ func followLock(key state.EngineKey) string {
 // errReopened ends following because the cluster has another engine now.
 var errReopened = errors.New("the cluster was changed")
 
-// statusWorker follows every engine, each once however many workers are asked
-// for, and sweeps up what no cluster reports. A cluster whose row is gone is
+// statusWorker follows every engine, each once whatever the count of
+// workers, and sweeps up what no cluster reports. A cluster whose row is gone is
 // followed as long as it has active runs.
 type statusWorker struct {
 	tools
@@ -107,7 +106,7 @@ func (w *statusWorker) followEngine(ctx context.Context, key state.EngineKey, en
 	group.Go(func() error {
 		err := eng.Follow(ctx, &observer{w.tools, w.observed, w.clusters, key})
 		if err == nil && ctx.Err() == nil {
-			return errors.New("following ended by itself")
+			return errors.New("the engine stopped following")
 		}
 		return err
 	})
@@ -144,7 +143,7 @@ func (o *observer) Observe(ctx context.Context, seen engine.Observation) error {
 	case !moved:
 		return o.notMoved(ctx, seen)
 	}
-	happened := seen.Update.StartedAt // by the cluster's word
+	happened := seen.Update.StartedAt // as the cluster reports it
 	switch seen.Status {
 	case state.StatusRunning:
 		fault.Point(fault.RunningCommitted)
@@ -156,7 +155,7 @@ func (o *observer) Observe(ctx context.Context, seen engine.Observation) error {
 	}
 	run, err := o.store.GetRun(ctx, seen.RunID)
 	if err != nil {
-		// The move stands; only its audit line has less to say.
+		// The move stands; only its audit line has fewer details.
 		run = state.Run{RunID: seen.RunID, AttemptCount: &seen.Attempt, ClusterName: o.key.Cluster, Engine: o.key.Engine}
 	}
 	o.logStatus(run, seen.Status, seen.Update)

@@ -119,7 +119,7 @@ func TestObserve(t *testing.T) {
 	}
 }
 
-func TestObserveSaysWhatWasNotRecorded(t *testing.T) {
+func TestObserveReturnsWhatWasNotRecorded(t *testing.T) {
 	t.Parallel()
 	w := makeWorld(t, newFakeEngine())
 	w.store.failing = errors.New("connection refused")
@@ -142,7 +142,7 @@ func TestSweep(t *testing.T) {
 	w.store.await(t, "move late STOPPED: The run exceeded its deadline of 5 seconds.", 1)
 	assert.Equal(t, "late", <-eng.terminated)
 	w.store.await(t, "lost of c", 2)
-	assert.Zero(t, w.store.noted("lost of kube"), "a cluster that is followed says itself what it lost")
+	assert.Zero(t, w.store.noted("lost of kube"), "a cluster that is followed reports what it lost")
 	assert.Equal(t, 1, w.notifier.count(), "requeued orphans are submitted at once")
 	assert.Equal(t, 1, w.locker.times(leadSweep))
 }

@@ -19,10 +19,10 @@ import (
 
 const (
 	// slotsPerWorker is how many runs of one engine one submit worker hands
-	// over at a time. Handing over is waiting, for the database and the cluster.
+	// over at a time. Most of that time it waits for the database and the cluster.
 	slotsPerWorker = 16
-	// finishGrace is how long runs that are being handed over may take after
-	// the end was ordered; the whole program has 30 s.
+	// finishGrace is how long runs that are being handed over may take once ctx
+	// has ended; the whole program has 30 s.
 	finishGrace = 10 * time.Second
 	// releaseTimeout bounds the hand-back of claims at the end.
 	releaseTimeout = 5 * time.Second
@@ -75,7 +75,7 @@ func (w *submitWorker) Run(ctx context.Context, count int) error {
 	release, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
 	if released := w.store.ReleaseClaims(release, w.name); released != nil {
-		w.logger.Warn("cannot hand back claims; they end by themselves", "lease", w.lease, "error", released)
+		w.logger.Warn("cannot hand back claims, which expire", "lease", w.lease, "error", released)
 	}
 	return err
 }
@@ -172,7 +172,7 @@ func (l *submitLoop) claimOnce(ctx context.Context, start func(engine.Engine, st
 }
 
 // submit hands one claimed run to its cluster. What comes of it is recorded,
-// or the claim ends by itself and the run is claimed again.
+// or the claim expires and the run is claimed again.
 func (l *submitLoop) submit(ctx context.Context, eng engine.Engine, run state.Run) {
 	executable, err := l.executable(ctx, run)
 	if err == nil {
@@ -225,7 +225,7 @@ func (l *submitLoop) submit(ctx context.Context, eng engine.Engine, run state.Ru
 	}
 	now := l.clock()
 	if err := l.store.DeferRun(ctx, run.RunID, l.name, reason, now.Add(deferral(run, now))); err != nil {
-		log.Warn("cannot give the run back; its claim ends by itself", "error", err)
+		log.Warn("cannot give the run back; its claim expires", "error", err)
 		return
 	}
 	fault.Point(fault.Deferred)
@@ -255,8 +255,7 @@ func deferral(run state.Run, now time.Time) time.Duration {
 	return min(max(now.Sub(*run.QueuedAt)/4, shortestDeferral), longestDeferral)
 }
 
-// claims are the runs that a submit loop holds at this moment, at most as many
-// as it has slots.
+// claims holds the runs of a submit loop, at most as many as it has slots.
 type claims struct {
 	mu    sync.Mutex
 	slots int

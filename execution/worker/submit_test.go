@@ -33,7 +33,7 @@ func TestSubmit(t *testing.T) {
 		"a run that its cluster takes is accepted": {want: "accept r"},
 		"a run that can never be executed is rejected": {
 			execute: fails(fmt.Errorf("sizing: %w", engine.Rejected{Reason: "too big"})), want: "reject r: too big"},
-		"a run that the cluster does not take now waits and says why": {
+		"a run that the cluster does not take now waits with the reason": {
 			execute: fails(engine.NotNow{Reason: "quota"}), want: "defer r: quota"},
 		"any other failure is tried again": {
 			execute: fails(errors.New("reset")),
@@ -58,20 +58,20 @@ func TestSubmit(t *testing.T) {
 	}
 }
 
-func TestSubmitTellsTheEngineThatTheRunIsNoLongerOurs(t *testing.T) {
+func TestAcceptReturnsFalseForARunOfAnotherWorker(t *testing.T) {
 	t.Parallel()
-	eng, answered := newFakeEngine(), make(chan bool, 1)
+	eng, returned := newFakeEngine(), make(chan bool, 1)
 	eng.execute = func(ctx context.Context, s engine.Submission) error {
 		ok, err := s.Accept(ctx, state.Acceptance{})
-		answered <- ok
+		returned <- ok
 		return err
 	}
 	w := makeWorld(t, eng)
 	w.store.queued, w.store.refuse = []state.Run{queuedRun("r")}, true
 	stop := startSubmit(t, w, 1)
-	assert.False(t, <-answered)
+	assert.False(t, <-returned)
 	stop()
-	assert.Zero(t, w.store.noted("defer r"), "the run is nobody's to give back")
+	assert.Zero(t, w.store.noted("defer r"), "the run is no longer this worker's to give back")
 }
 
 func TestSubmitIsWoken(t *testing.T) {
@@ -217,7 +217,7 @@ func TestDeferralGrows(t *testing.T) {
 	tests := map[string]struct{ waited, want time.Duration }{
 		"a fresh run waits a second":            {0, time.Second},
 		"one that waited waits a quarter of it": {time.Minute, 15 * time.Second},
-		"nobody waits longer than a minute":     {time.Hour, time.Minute},
+		"no run waits longer than a minute":     {time.Hour, time.Minute},
 	}
 	for name, tt := range tests {
 		queued := now.Add(-tt.waited)

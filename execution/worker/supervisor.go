@@ -89,7 +89,7 @@ func NewSupervisor(cfg SupervisorConfig) (*Supervisor, error) {
 // by type; it is for /readyz. What it knows is at most two minutes old.
 func (s *Supervisor) Unfollowed() map[state.WorkerType]string { return s.upkeep.unfollowed() }
 
-// Run keeps as many workers of each type going as the table worker says,
+// Run keeps as many workers of each type going as the table worker has,
 // until ctx ends; then it ends them, hands back what they had claimed and
 // returns nil.
 func (s *Supervisor) Run(ctx context.Context) error {

@@ -52,7 +52,7 @@ func TestSupervisorStartsOnlyWhatIsEnabled(t *testing.T) {
 	assert.Zero(t, w.locker.times(leadSweep))
 }
 
-func TestSupervisorOutlivesADatabaseThatIsAway(t *testing.T) {
+func TestSupervisorSurvivesAnUnreachableDatabase(t *testing.T) {
 	t.Parallel()
 	w := makeWorld(t, newFakeEngine())
 	w.SubmitInterval = time.Millisecond

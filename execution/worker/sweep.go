@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	// overdueGrace is how far past its deadline a run is stopped by us. The
+	// overdueGrace is how far past its deadline a run is stopped here. The
 	// cluster enforces the deadline itself (kubernetes.md, The Job).
 	overdueGrace = time.Minute
 	// deadAfter is how long a node is silent before the runs that it has not
@@ -95,7 +95,7 @@ func (s *sweep) stopAtDeadline(ctx context.Context, run state.Run) error {
 }
 
 // stopLost stops runs of machines that have been silent for too long. Runs of
-// other clusters are missed by whoever follows the cluster.
+// other clusters are missed by the engine that follows the cluster.
 func (s *sweep) stopLost(ctx context.Context) error {
 	clusters, err := s.clusters.List(ctx)
 	if err != nil {

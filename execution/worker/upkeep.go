@@ -20,7 +20,7 @@ const (
 	measureEvery = 10 * time.Second
 	// explainPage bounds how many waiting runs get their reason at once.
 	explainPage = 1000
-	// lookForWorkers is how often it is checked that some server runs workers.
+	// lookForWorkers is how often upkeep checks that some server runs workers.
 	lookForWorkers = time.Minute
 	// orphansEvery and retainEvery are how often runs of deleted definitions
 	// and old runs are looked for; retainPage and retainPause keep the deletion
@@ -33,7 +33,7 @@ const (
 
 // upkeep measures the queue, explains to runs that no worker can take why they
 // wait, warns of a database that no server serves, and deletes what is kept no
-// longer. It depends on no worker count.
+// longer. It runs whatever the worker counts are.
 type upkeep struct {
 	tools
 	store         upkeepStore
@@ -63,7 +63,7 @@ func (u *upkeep) Run(ctx context.Context) error {
 	group.Go(func() error {
 		// A server that has just started gets the time to elect who works.
 		engine.Pause(ctx, lookForWorkers)
-		return u.loop("cannot tell whether this database is served", lookForWorkers, u.lookForWorkers).Run(ctx)
+		return u.loop("cannot read whether this database is served", lookForWorkers, u.lookForWorkers).Run(ctx)
 	})
 	group.Go(func() error {
 		return u.locker.Lead(ctx, leadUpkeep, func(ctx context.Context) error {
@@ -78,7 +78,7 @@ func (u *upkeep) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// measure sets the gauges of each engine that has, or may have, runs. Those of
+// measure sets the gauges of each engine that has, or may have, runs, and explains to queued runs why they wait. Those of
 // an engine that is gone are set to 0 once.
 func (u *upkeep) measure(ctx context.Context) error {
 	depths, err := u.store.QueueDepths(ctx)

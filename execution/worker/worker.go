@@ -3,10 +3,10 @@
 // records what happens there, the retry worker queues again what a cluster
 // failed. The Supervisor runs them by the counts in the table worker.
 //
-// A worker decides when to ask and whom. Which moves of a run are legal is
-// decided by state's guards, what a run gets by execution/adapter, and how a
-// cluster is spoken to by its engine. docs/crash-points.md says what each
-// worker finds after a crash.
+// A worker decides when to call an engine and which. The guards of package state
+// decide which moves of a run are legal, execution/adapter what a run gets, and
+// engines how to talk to a cluster. docs/crash-points.md lists what each worker
+// finds after a crash.
 package worker
 
 import (
@@ -20,7 +20,7 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// Store is what the workers need of the database; each of them sees its own
+// Store is what the workers need of the database; each of them gets its own
 // part only. *state.Manager has all of it.
 type Store interface {
 	submitStore
