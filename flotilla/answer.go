@@ -179,12 +179,12 @@ func (e *endpoints) accessLog(r *http.Request, status, bytes int, err error, too
 		return
 	}
 	attrs := []slog.Attr{
-		slog.String("method", r.Method), slog.String("path", clip(r.URL.Path, maxQuoted)), slog.Int("status", status),
+		slog.String("method", r.Method), slog.String("path", state.Shorten(r.URL.Path, maxQuoted)), slog.Int("status", status),
 		slog.Float64("duration_ms", float64(took.Microseconds())/1000), slog.Int("bytes", bytes),
 		slog.String("request_id", requestIDOf(r)), slog.String("remote", r.RemoteAddr),
 	}
 	if runID := pathParam(r, "run_id"); runID != "" {
-		attrs = append(attrs, slog.String("run_id", clip(runID, maxQuoted)))
+		attrs = append(attrs, slog.String("run_id", state.Shorten(runID, maxQuoted)))
 	}
 	if err != nil {
 		attrs = append(attrs, slog.Any("error", err))

@@ -139,5 +139,5 @@ const maxWarning = 300
 // warn adds a Warning header. 299 is its code for "miscellaneous, persistent"
 // (RFC 7234, section 5.5.7).
 func warn(w http.ResponseWriter, warning string) {
-	w.Header().Add("Warning", "299 flotilla "+strconv.QuoteToASCII(clip(warning, maxWarning)))
+	w.Header().Add("Warning", "299 flotilla "+strconv.QuoteToASCII(state.Shorten(warning, maxWarning)))
 }

@@ -96,15 +96,21 @@ func TestASlowDatabaseIsGivenUpBeforeTheConnectionIs(t *testing.T) {
 	assert.Equal(t, http.StatusServiceUnavailable, a.call(t, http.MethodGet, "/api/v6/history/x", "").status)
 }
 
-func TestADatabaseThatIsAwayIsSaid(t *testing.T) {
-	t.Parallel()
-	a := newAPI(t)
-	away, err := state.NewManager(state.ManagerConfig{
+// unreachableManager returns a Manager whose database cannot be reached.
+func unreachableManager(t testing.TB, a *testAPI) *state.Manager {
+	t.Helper()
+	manager, err := state.NewManager(state.ManagerConfig{
 		URL: "postgres://u:p@127.0.0.1:1/none?sslmode=disable", Logger: slog.New(slog.DiscardHandler), ARA: a.config.ARA,
 	})
 	require.NoError(t, err)
-	t.Cleanup(func() { _ = away.Close() })
-	a.manager = away
+	t.Cleanup(func() { _ = manager.Close() })
+	return manager
+}
+
+func TestARequestWithoutADatabaseGets503(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t)
+	a.manager = unreachableManager(t, a)
 	a.serve(t)
 	for _, path := range []string{"/readyz", "/api/v6/history", "/api/v6/task/x", "/api/v5/worker"} {
 		got := a.call(t, http.MethodGet, path, "")

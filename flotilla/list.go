@@ -69,7 +69,7 @@ func countOf(query url.Values, name string, absent int) (int, error) {
 		return absent, nil
 	}
 	if strings.Trim(text, "0123456789") != "" {
-		return 0, state.Malformedf("%s must be a whole number of at least 0, not %q", name, clip(text, maxQuoted))
+		return 0, state.Malformedf("%s must be a whole number of at least 0, not %q", name, state.Shorten(text, maxQuoted))
 	}
 	// Digits only: what can fail is the size, and then n is the largest int.
 	n, _ := strconv.Atoi(text)
@@ -85,7 +85,7 @@ func boolOf(query url.Values, name string, absent bool) (bool, error) {
 	}
 	value, err := strconv.ParseBool(text)
 	if err != nil {
-		return false, state.Malformedf("%s must be true or false, not %q", name, clip(text, maxQuoted))
+		return false, state.Malformedf("%s must be true or false, not %q", name, state.Shorten(text, maxQuoted))
 	}
 	return value, nil
 }
@@ -99,7 +99,7 @@ func envFilters(values []string) ([]state.EnvVar, error) {
 	for _, text := range values {
 		name, value, ok := strings.Cut(text, "|")
 		if !ok {
-			return nil, state.Malformedf("env must be NAME|VALUE, and %q has no |", clip(text, maxQuoted))
+			return nil, state.Malformedf("env must be NAME|VALUE, and %q has no |", state.Shorten(text, maxQuoted))
 		}
 		env = append(env, state.EnvVar{Name: name, Value: value})
 	}

@@ -13,34 +13,43 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// keepAlive is how often an event stream sends a comment, so that nothing between takes it for dead.
-const keepAlive = 15 * time.Second
+const (
+	// keepAlive is how often an event stream sends a comment, so that no proxy takes it for dead.
+	keepAlive = 15 * time.Second
+	// beginWithin bounds how long a request to follow a log waits for the database before its stream begins.
+	beginWithin = 10 * time.Second
+)
 
 // followLog sends a log as server-sent events, one per line, until the run has stopped and its last byte is in. The id of
 // an event is the position behind its line: a browser that reconnects goes on there. The last event is "end"; a
 // reconnect after it gets 204, which ends the reconnecting.
 func (e *endpoints) followLog(w http.ResponseWriter, r *http.Request, request services.LogRequest) error {
 	runID := pathParam(r, "run_id")
-	// Only before the first byte can an unknown run be answered with 404.
-	run, err := e.executions.Status(r.Context(), runID)
-	if err != nil {
-		return err
-	}
 	if id := r.Header.Get("Last-Event-ID"); id != "" {
 		request.LastSeen = id
+	}
+	// Only before the first byte can an unknown run be answered with 404. A browser gives up on 503, so a reader that
+	// resumes a log, whose run was known, waits within the stream for a database that is away.
+	asking, cancelAsking := context.WithTimeout(r.Context(), beginWithin)
+	run, err := e.executions.Status(asking, runID)
+	cancelAsking()
+	if err != nil {
+		if status, _ := statusOf(err); status != http.StatusServiceUnavailable || !e.logs.Resumes(runID, request) {
+			return err
+		}
 	}
 	if request.LastSeen == services.LogEnd && run.Status.Final() {
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	}
 	events := &eventStream{stream: newStream(w, typeEventStream)}
-	if err := events.send(": log of " + clip(runID, maxQuoted) + "\n\n"); err != nil {
+	if err := events.send(": log of " + state.Shorten(runID, maxQuoted) + "\n\n"); err != nil {
 		return err
 	}
 	ctx, cancel := untilShutdown(r.Context())
 	var quiet sync.WaitGroup
 	quiet.Go(func() { events.keepAlive(ctx) })
-	run, err = e.logs.Follow(ctx, run, request, events.line)
+	run, err = e.logs.Follow(ctx, runID, request, events.line)
 	cancel()
 	quiet.Wait()
 	if err != nil {

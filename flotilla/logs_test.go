@@ -175,6 +175,42 @@ func TestFollowingALogSendsEventsUntilTheRunStops(t *testing.T) {
 	})
 }
 
+func TestAResumedStreamWaitsForTheDatabase(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t)
+	a.seed(t)
+	a.engine.write("eks-child", "one\ntwo\n")
+	position, _ := a.ok(t, http.MethodGet, logPath, "")["last_seen"].(string)
+	present := a.manager
+	a.manager = unreachableManager(t, a)
+	a.serve(t)
+	follow := func(path, position string) *http.Response {
+		t.Helper()
+		ctx, cancel := context.WithCancel(context.Background())
+		t.Cleanup(cancel)
+		request := a.request(t, http.MethodGet, path, "").WithContext(ctx)
+		request.Header.Set("Last-Event-ID", position)
+		response, err := a.client.Do(request)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = response.Body.Close() })
+		return response
+	}
+	for name, position := range map[string]string{
+		"a new reader": "", "a position of another log": strings.Replace(position, "-", "-0", 1), "the end of a log": services.LogEnd,
+	} {
+		response := follow(logPath+"?follow=true", position)
+		assert.Equal(t, http.StatusServiceUnavailable, response.StatusCode, name)
+		assert.NotEmpty(t, response.Header.Get("Retry-After"), name)
+	}
+	other := follow("/api/v6/eks-parent/logs?follow=true", position)
+	assert.Equal(t, http.StatusServiceUnavailable, other.StatusCode, "a position of another run")
+
+	response := follow(logPath+"?follow=true", position)
+	assert.Equal(t, http.StatusOK, response.StatusCode)
+	assert.True(t, scanTo(bufio.NewScanner(response.Body), ": log of eks-child"))
+	a.manager = present
+}
+
 func TestAReaderWhoLeavesEndsTheStream(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)

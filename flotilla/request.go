@@ -165,7 +165,7 @@ func wrongTypeError(err *json.UnmarshalTypeError, body reflect.Type, field strin
 	if name == "" {
 		name = "request body"
 	} else {
-		name = "field " + clip(name, maxQuoted)
+		name = "field " + state.Shorten(name, maxQuoted)
 	}
 	kind, rest, _ := strings.Cut(err.Value, " ")
 	switch {
@@ -176,7 +176,7 @@ func wrongTypeError(err *json.UnmarshalTypeError, body reflect.Type, field strin
 	default:
 		kind = "a " + kind
 	}
-	return state.Malformedf("the %s must be %s, not %s", name, kindOf(err.Type), clip(kind, maxQuoted))
+	return state.Malformedf("the %s must be %s, not %s", name, kindOf(err.Type), state.Shorten(kind, maxQuoted))
 }
 
 // kindOf names what a Go type is in JSON.
@@ -261,7 +261,7 @@ func (c *inspection) value(v any, t reflect.Type, path string, depth int) error 
 		_, exponent, _ := strings.Cut(strings.ToLower(v.String()), "e")
 		n, err := strconv.Atoi(cmp.Or(exponent, "0"))
 		if err != nil || max(n, -n, len(v)) > maxDigits {
-			return state.Malformedf("the number %s has too many digits", clip(v.String(), maxQuoted))
+			return state.Malformedf("the number %s has too many digits", state.Shorten(v.String(), maxQuoted))
 		}
 	case []any:
 		for _, item := range v {
@@ -277,7 +277,7 @@ func (c *inspection) value(v any, t reflect.Type, path string, depth int) error 
 				field := fieldOf(t, name)
 				within = field.typ
 				if field.name == "" && len(c.ignored) < maxIgnored {
-					c.ignored = append(c.ignored, clip(place, maxQuoted)+meant(t, name))
+					c.ignored = append(c.ignored, state.Shorten(place, maxQuoted)+meant(t, name))
 				}
 				if field.name == "" && c.blind {
 					continue
@@ -298,7 +298,7 @@ func storableField(place, text string) error {
 	if storable(text) {
 		return nil
 	}
-	return state.Malformedf(`the field %q holds a NUL character (\u0000), which cannot be stored`, clip(place, maxQuoted))
+	return state.Malformedf(`the field %q holds a NUL character (\u0000), which cannot be stored`, state.Shorten(place, maxQuoted))
 }
 
 // jsonField is a field of a struct by its name in JSON.
@@ -391,7 +391,7 @@ func checkAddress(r *http.Request) error {
 	}
 	for name, values := range query {
 		if !storable(name) || slices.ContainsFunc(values, func(text string) bool { return !storable(text) }) {
-			return state.Malformedf("the query parameter %q holds a NUL character or is not UTF-8", clip(name, maxQuoted))
+			return state.Malformedf("the query parameter %q holds a NUL character or is not UTF-8", state.Shorten(name, maxQuoted))
 		}
 	}
 	return nil
@@ -399,14 +399,6 @@ func checkAddress(r *http.Request) error {
 
 // storable reports whether Postgres can hold s as text.
 func storable(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
-
-// clip shortens text that goes into a message to at most length bytes.
-func clip(s string, length int) string {
-	if len(s) > length {
-		s = s[:length] + "…"
-	}
-	return strings.ToValidUTF8(s, "")
-}
 
 // pathParam returns a parameter of the path, percent-decoded once.
 func pathParam(r *http.Request, name string) string {

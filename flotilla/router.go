@@ -257,7 +257,7 @@ func routeOnSentPath(next http.Handler) http.Handler {
 }
 
 func notFound(_ http.ResponseWriter, r *http.Request) error {
-	return state.Missingf("there is nothing at %s %s; GET /api/openapi.json lists what there is", r.Method, clip(r.URL.Path, maxQuoted))
+	return state.Missingf("there is nothing at %s %s; GET /api/openapi.json lists what there is", r.Method, state.Shorten(r.URL.Path, maxQuoted))
 }
 
 func methodNotAllowed(w http.ResponseWriter, r *http.Request) error {
@@ -273,7 +273,7 @@ func methodNotAllowed(w http.ResponseWriter, r *http.Request) error {
 	}
 	list := strings.Join(allowed, ", ")
 	w.Header().Set("Allow", list)
-	return httpError{http.StatusMethodNotAllowed, "this path does not support " + clip(r.Method, maxQuoted) + ", but " + list}
+	return httpError{http.StatusMethodNotAllowed, "this path does not support " + state.Shorten(r.Method, maxQuoted) + ", but " + list}
 }
 
 type readinessFunc func(ctx context.Context) (map[string]string, error)

@@ -49,8 +49,10 @@ type Templates interface {
 type Logs interface {
 	Page(ctx context.Context, runID string, q services.LogRequest) (services.LogPage, error)
 	Stream(ctx context.Context, runID string, w io.Writer, q services.LogRequest) error
+	// Resumes reports whether q continues behind a position that was made for the log of this run.
+	Resumes(runID string, q services.LogRequest) bool
 	// Follow returns the run as it ended.
-	Follow(ctx context.Context, run state.Run, q services.LogRequest, emit func(line []byte, lastSeen string) error) (state.Run, error)
+	Follow(ctx context.Context, runID string, q services.LogRequest, emit func(line []byte, lastSeen string) error) (state.Run, error)
 }
 
 // Clusters keeps the places where runs are executed.

@@ -21,7 +21,7 @@ type DevOptions struct {
 	Listen string
 	// DataDir holds the database, the logs and the folders of runs.
 	DataDir string
-	// Ready, where it is not nil, is called once requests are answered.
+	// Ready is called once requests are answered, if it is not nil.
 	Ready func(Ready)
 }
 
@@ -31,8 +31,8 @@ type Ready struct {
 	Config config.Config
 }
 
-// Dev serves this machine alone until ctx ends: jobs are local processes, and where c names no database, it starts a
-// private Postgres. When it returns, everything that it started has ended but for the runs; the next start finds them.
+// Dev serves this machine alone until ctx ends. Jobs are local processes. If c names no database, Dev starts a private
+// Postgres. When it returns, everything that it started has ended except the runs, which the next start finds.
 func Dev(ctx context.Context, c Config, o DevOptions) (err error) {
 	if err := devDefaults(&c.Config, o); err != nil {
 		return err
@@ -55,14 +55,14 @@ func Dev(ctx context.Context, c Config, o DevOptions) (err error) {
 	})
 }
 
-// devDefaults adds the local cluster, where runs go unless told otherwise.
+// devDefaults checks the flags of dev mode and adds the local cluster.
 func devDefaults(cfg *config.Config, o DevOptions) error {
 	host, _, err := net.SplitHostPort(o.Listen)
 	if err != nil {
 		return fmt.Errorf("--listen %q is not an address such as 127.0.0.1:5000", o.Listen)
 	}
 	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) && len(cfg.HTTP.APITokens) == 0 {
-		return fmt.Errorf("--listen %s is not a loopback address: without http_server_api_tokens anybody there could run commands on this machine", o.Listen)
+		return fmt.Errorf("--listen %s is not a loopback address: without http_server_api_tokens every client that reaches it could run commands on this machine", o.Listen)
 	}
 	folder, err := filepath.Abs(o.DataDir)
 	if err != nil {
@@ -71,14 +71,11 @@ func devDefaults(cfg *config.Config, o DevOptions) error {
 	cfg.Local.Enabled = true
 	cfg.Local.DataDir = folder
 	cfg.HTTP.ListenAddress = o.Listen
-	if cfg.EKS.ClusterDefault == "" {
-		cfg.EKS.ClusterDefault = cfg.Local.ClusterName
-	}
 	return nil
 }
 
 // withPrivatePostgres calls use with the URL of a Postgres that lives as long as the call. The context of use is
-// cancelled where Postgres ends by itself.
+// cancelled if Postgres dies.
 func withPrivatePostgres(ctx context.Context, c postgres.ServerConfig, use func(ctx context.Context, url string) error) (err error) {
 	database, err := postgres.Start(ctx, c)
 	if err != nil {

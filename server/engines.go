@@ -23,7 +23,7 @@ import (
 // logsFolder is the folder of archived logs within the data directory.
 const logsFolder = "logs"
 
-// engineOpener makes the engines of clusters, by the runs' engine and the cluster's driver.
+// engineOpener makes the engine of a cluster from the engine of its runs and its driver.
 type engineOpener struct {
 	cfg       config.Config
 	local     *local.Engine // nil if the local driver is off

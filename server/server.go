@@ -54,7 +54,7 @@ type Server struct {
 	listener    net.Listener
 	manager     *state.Manager
 	notifier    *database.Notifier
-	local       *local.Engine // nil where the local driver is off
+	local       *local.Engine // nil if the local driver is off
 	definitions *services.DefinitionService
 	http        *http.Server
 	supervisor  *worker.Supervisor
@@ -63,7 +63,7 @@ type Server struct {
 }
 
 // New takes the port, brings the database to this program's schema, and makes every part; nothing runs yet. Its errors
-// are one line for the operator. What it made is closed where it fails, and else by Run.
+// are one line for the operator. If New fails, it closes what it made; otherwise Run does.
 func New(ctx context.Context, c Config) (_ *Server, err error) {
 	cfg := c.Config
 	s := &Server{cfg: cfg, logger: c.Logger, listener: c.Listener}
@@ -152,7 +152,10 @@ func New(ctx context.Context, c Config) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	engines, err := engine.NewClusters(engine.ClustersConfig{Known: func(ctx context.Context) ([]state.Cluster, error) { return clusters.Known(ctx) }, Open: opener.open, Logger: s.logger})
+	engines, err := engine.NewClusters(engine.ClustersConfig{
+		Known: func(ctx context.Context) ([]state.Cluster, error) { return clusters.Known(ctx) },
+		Open:  opener.open, Logger: s.logger,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -228,7 +231,7 @@ func New(ctx context.Context, c Config) (_ *Server, err error) {
 	return s, err
 }
 
-// listen takes a port. Its error says what the operator can do.
+// listen takes a port. Its error names what the operator can do.
 func listen(ctx context.Context, address string) (net.Listener, error) {
 	var lc net.ListenConfig
 	listener, err := lc.Listen(ctx, "tcp", address)
@@ -238,8 +241,8 @@ func listen(ctx context.Context, address string) (net.Listener, error) {
 	return listener, nil
 }
 
-// prepareDatabase migrates where that is configured, checks that the database can be used, and does what the first
-// start of a database needs.
+// prepareDatabase migrates if that is configured, checks that the database can be used, and does what the first start of
+// a database needs.
 func (s *Server) prepareDatabase(ctx context.Context) error {
 	shown := config.MaskDatabaseURL(s.cfg.DatabaseURL)
 	if s.cfg.CreateDatabaseSchema {
@@ -276,7 +279,7 @@ func configuredClusters(cfg config.Config) []state.Cluster {
 	return clusters
 }
 
-// defaultCluster returns the cluster of runs that nothing else places.
+// defaultCluster returns the cluster of runs that nothing else places: the configured one, else the local driver's.
 func defaultCluster(cfg config.Config) string {
 	if cfg.EKS.ClusterDefault == "" && cfg.Local.Enabled {
 		return cfg.Local.ClusterName

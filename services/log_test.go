@@ -50,7 +50,7 @@ func (s *oneRun) set(status state.Status) {
 
 // follow follows the log of a store's run.
 func follow(ctx context.Context, logs *LogService, store *oneRun, r LogRequest, emit func(line []byte, lastSeen string) error) error {
-	_, err := logs.Follow(ctx, store.run, r, emit)
+	_, err := logs.Follow(ctx, "r", r, emit)
 	return err
 }
 
@@ -311,20 +311,26 @@ type followed struct {
 
 func followRun(t *testing.T, run state.Run) *followed {
 	t.Helper()
+	return followFrom(t, run, "", "", nil)
+}
+
+// followFrom follows a log that holds written, from a position on, with a database that is away if err is not nil.
+func followFrom(t *testing.T, run state.Run, written, lastSeen string, err error) *followed {
+	t.Helper()
 	run.RunID, run.ClusterName = "r", testCluster
 	f := &followed{
-		store: &oneRun{run: run}, e: &fakeEngine{running: true}, clock: testkit.NewClock(time.Now()), log: &testkit.Log{},
+		store: &oneRun{run: run, err: err}, e: &fakeEngine{running: true, log: []byte(written)}, clock: testkit.NewClock(time.Now()), log: &testkit.Log{},
 		lines: make(chan string, 100), ended: make(chan state.Run, 1),
 	}
-	logs, err := NewLogService(LogConfig{
+	logs, makeErr := NewLogService(LogConfig{
 		Store: f.store, Engines: engineMap{testCluster: f.e}, Logger: slog.New(slog.NewJSONHandler(f.log, nil)),
 		Clock: f.clock.Now, FollowInterval: time.Millisecond, EndWait: time.Minute,
 	})
-	require.NoError(t, err)
+	require.NoError(t, makeErr)
 	ctx, cancel := context.WithCancel(t.Context())
 	var following sync.WaitGroup
 	following.Go(func() {
-		ended, err := logs.Follow(ctx, run, LogRequest{}, func(line []byte, _ string) error {
+		ended, err := logs.Follow(ctx, "r", LogRequest{LastSeen: lastSeen}, func(line []byte, _ string) error {
 			f.lines <- string(line)
 			return nil
 		})
@@ -370,6 +376,61 @@ func TestLinesWithoutAnEndAreFollowed(t *testing.T) {
 	assert.Equal(t, "name? ", <-f.lines)
 	f.e.write("ada\n")
 	assert.Equal(t, "ada", <-f.lines)
+	f.e.write("sure?")
+	f.rounds(t)
+	f.clock.Advance(lineWait)
+	assert.Equal(t, "sure?", <-f.lines)
+	f.e.write("\n\nyes\n")
+	assert.Equal(t, "", <-f.lines, "the first line feed ends the line that was given")
+	assert.Equal(t, "yes", <-f.lines)
+}
+
+func TestAResumedFollowerIsGivenNoEmptyLineForTheRestOfALineEnd(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		given, rest string
+		want        []string
+	}{
+		"a carriage return and its line feed": {"100%\r", "\ndone\n", []string{"done"}},
+		"a line given before its end":         {"name? ", "\ndone\n", []string{"done"}},
+		"a line that goes on":                 {"name? ", "ada\n", []string{"ada"}},
+		"an empty line after a whole one":     {"one\n", "\ntwo\n", []string{"", "two"}},
+		"an empty line after a line feed":     {"100%\r", "\n\ndone\n", []string{"", "done"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run := state.Run{RunID: "r"}
+			position := (&openLog{run: run, offset: int64(len(c.given))}).position()
+			f := followFrom(t, state.Run{Status: state.StatusRunning}, c.given+c.rest, position, nil)
+			for _, want := range c.want {
+				assert.Equal(t, want, <-f.lines)
+			}
+		})
+	}
+}
+
+func TestAResumedFollowerWaitsForADatabaseThatIsAwayFromTheStart(t *testing.T) {
+	t.Parallel()
+	position := (&openLog{run: state.Run{RunID: "r"}, offset: 4}).position()
+	f := followFrom(t, state.Run{Status: state.StatusRunning}, "one\ntwo\n", position, errors.New("connection refused"))
+	f.rounds(t)
+	assert.Empty(t, f.lines)
+	f.store.mu.Lock()
+	f.store.err = nil
+	f.store.mu.Unlock()
+	assert.Equal(t, "two", <-f.lines)
+}
+
+func TestLogServiceResumes(t *testing.T) {
+	t.Parallel()
+	logs, _, _ := newLogs(t, state.StatusRunning)
+	position := (&openLog{run: state.Run{RunID: "r"}, offset: 4}).position()
+	assert.True(t, logs.Resumes("r", LogRequest{LastSeen: position}))
+	assert.False(t, logs.Resumes("s", LogRequest{LastSeen: position}), "another run")
+	assert.False(t, logs.Resumes("r", LogRequest{LastSeen: position, Role: "driver"}), "another log of the run")
+	for _, wrong := range []string{"", LogStart, LogEnd, "4", "4-00000000"} {
+		assert.False(t, logs.Resumes("r", LogRequest{LastSeen: wrong}), wrong)
+	}
 }
 
 func TestWhatIsWrittenAfterAStopComesBeforeTheEnd(t *testing.T) {

@@ -134,12 +134,18 @@ func (s *LogService) open(ctx context.Context, runID string, r LogRequest) (*ope
 	return log, log.seek(ctx)
 }
 
+// Resumes reports whether r continues behind a position in the log of a run. Only this program makes positions, so the
+// run was known then.
+func (s *LogService) Resumes(runID string, r LogRequest) bool {
+	return (&openLog{run: state.Run{RunID: runID}, query: r}).resume()
+}
+
 // Follow gives emit every line of a run's log without its line feed, and the position behind it, as they come, until
 // the run has stopped and its last byte was given; it then returns the run. A line is given before its end if it ends
 // in a carriage return, has waited 1 s, or is longer than 256 KiB. While the database or the cluster is away, Follow
-// waits. An error of emit ends it.
-func (s *LogService) Follow(ctx context.Context, run state.Run, r LogRequest, emit func(line []byte, lastSeen string) error) (state.Run, error) {
-	log := &openLog{s: s, run: run, query: r}
+// waits. An error of emit ends it, and state.MissingResource if there is no such run.
+func (s *LogService) Follow(ctx context.Context, runID string, r LogRequest, emit func(line []byte, lastSeen string) error) (state.Run, error) {
+	log := &openLog{s: s, run: state.Run{RunID: runID}, query: r}
 	var emitted error
 	log.emit = func(line []byte, lastSeen string) error {
 		emitted = emit(line, lastSeen)
@@ -147,7 +153,7 @@ func (s *LogService) Follow(ctx context.Context, run state.Run, r LogRequest, em
 	}
 	wait := time.NewTimer(0)
 	defer wait.Stop()
-	pause, failing, found := s.c.FollowInterval, false, false
+	pause, failing := s.c.FollowInterval, false
 	for {
 		select {
 		case <-ctx.Done():
@@ -155,29 +161,21 @@ func (s *LogService) Follow(ctx context.Context, run state.Run, r LogRequest, em
 		case <-wait.C:
 		}
 		reading, cancel := context.WithTimeout(ctx, readTimeout)
-		var err error
-		if !found {
-			err = log.seek(reading)
-			found = err == nil
-		}
-		more, ended := false, false
-		if err == nil {
-			more, ended, err = log.step(reading)
-		}
+		more, ended, err := log.step(reading)
 		cancel()
 		switch {
 		case ended:
 			return log.run, nil
 		case err == nil:
 			if failing {
-				s.c.Logger.InfoContext(ctx, "followed log can be read again", "run_id", run.RunID)
+				s.c.Logger.InfoContext(ctx, "followed log can be read again", "run_id", runID)
 			}
 			pause, failing = s.c.FollowInterval, false
 		case emitted != nil || ctx.Err() != nil || errors.As(err, new(state.MissingResource)):
 			return log.run, err
 		default:
 			if !failing {
-				s.c.Logger.WarnContext(ctx, "cannot read a followed log; trying until its reader leaves", "run_id", run.RunID, "error", err)
+				s.c.Logger.WarnContext(ctx, "cannot read a followed log; trying until its reader leaves", "run_id", runID, "error", err)
 			}
 			pause, failing = min(2*pause, maxReadPause), true
 		}
@@ -197,13 +195,16 @@ type openLog struct {
 	// offset is the position in bytes behind what was given out.
 	offset int64
 
-	// What follows is a follower's.
+	// The rest belongs to a follower.
 	emit func(line []byte, lastSeen string) error
+	// found reports that offset is where the request begins.
+	found bool
 	// waitingAt is the offset of a line without an end, waitingSince when it was first seen.
 	waitingAt    int64
 	waitingSince time.Time
-	// afterReturn reports that what was given last ends in a carriage return; a line feed that follows belongs to it.
-	afterReturn bool
+	// withinLine reports that the byte before offset is no line feed. A line feed that follows ends a line that was
+	// given, and is no empty line.
+	withinLine bool
 }
 
 // position returns where the reading stands. It is opaque to clients, and bound to the log by a checksum, so that a
@@ -219,12 +220,20 @@ func (l *openLog) checksum(offset int64) uint32 {
 	return crc32.ChecksumIEEE(fmt.Appendf(nil, "%s|%s|%s|%d", l.run.RunID, l.query.Role, l.query.Facility, offset))
 }
 
-// seek goes to where the request begins.
-func (l *openLog) seek(ctx context.Context) error {
+// resume goes to the position that the request names, and reports whether it names one that was made for this log.
+func (l *openLog) resume() bool {
 	number, _, _ := strings.Cut(l.query.LastSeen, "-")
 	offset, err := strconv.ParseInt(number, 10, 64)
-	if err == nil && offset > 0 && l.query.LastSeen == fmt.Sprintf("%d-%08x", offset, l.checksum(offset)) {
-		l.offset = offset
+	if err != nil || offset <= 0 || l.query.LastSeen != fmt.Sprintf("%d-%08x", offset, l.checksum(offset)) {
+		return false
+	}
+	l.offset = offset
+	return true
+}
+
+// seek goes to where the request begins.
+func (l *openLog) seek(ctx context.Context) error {
+	if l.resume() {
 		return nil
 	}
 	if l.query.LastSeen == LogStart || l.query.Tail == nil {
@@ -291,15 +300,37 @@ func (l *openLog) read(ctx context.Context, offset, limit int64) ([]byte, engine
 	}
 }
 
+// begin seeks, and reads whether the place found is within a line: a reader that lost its connection may have been given
+// the beginning of one.
+func (l *openLog) begin(ctx context.Context) error {
+	if err := l.seek(ctx); err != nil {
+		return err
+	}
+	if l.offset > 0 {
+		before, _, err := l.read(ctx, l.offset-1, 1)
+		if err != nil {
+			return err
+		}
+		l.withinLine = len(before) == 1 && before[0] != '\n'
+	}
+	l.found = true
+	return nil
+}
+
 // step gives out the next part of the log. more reports that there was one, ended that the run has stopped and all of
 // its log was given.
 func (l *openLog) step(ctx context.Context) (more, ended bool, err error) {
-	// The status is read before the log: what the log of an ended run lacks then, nobody will write.
+	// The status is read before the log, so that the log of an ended run is read to its end.
 	run, err := l.s.c.Store.GetRun(ctx, l.run.RunID)
 	if err != nil {
 		return false, false, err
 	}
 	l.run = run
+	if !l.found {
+		if err := l.begin(ctx); err != nil {
+			return false, false, err
+		}
+	}
 	data, chunk, err := l.read(ctx, l.offset, logPage)
 	if err != nil {
 		return false, false, err
@@ -308,8 +339,8 @@ func (l *openLog) step(ctx context.Context) (more, ended bool, err error) {
 	over := run.Status.Final() && (chunk.Complete || run.StartedAt == nil || run.FinishedAt == nil ||
 		l.s.c.Clock().Sub(*run.FinishedAt) > l.s.c.EndWait)
 
-	if l.afterReturn && len(data) > 0 {
-		l.afterReturn = false
+	if l.withinLine && len(data) > 0 {
+		l.withinLine = false
 		if data[0] == '\n' {
 			l.offset++
 			data = data[1:]
@@ -340,7 +371,6 @@ func (l *openLog) step(ctx context.Context) (more, ended bool, err error) {
 	case over && len(data) < logPage:
 	case carriage > 0:
 		data = data[:carriage]
-		l.afterReturn = true
 	case len(data) == logPage, l.s.c.Clock().Sub(l.waitingSince) >= lineWait:
 		data = wholeRunes(data)
 	default:
@@ -349,6 +379,7 @@ func (l *openLog) step(ctx context.Context) (more, ended bool, err error) {
 	if len(data) == 0 {
 		return false, false, nil
 	}
+	l.withinLine = true
 	return true, false, l.give(data, len(data))
 }
 
