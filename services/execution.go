@@ -12,18 +12,34 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
 
 	"al.essio.dev/pkg/shellescape"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/stitchfix/flotilla-os/config"
 	"github.com/stitchfix/flotilla-os/execution/engine"
 	"github.com/stitchfix/flotilla-os/fault"
 	"github.com/stitchfix/flotilla-os/metrics"
 	"github.com/stitchfix/flotilla-os/state"
+)
+
+// Variables that Flotilla itself sets in every run, beside the configured owner variable.
+const (
+	envServerMode  = "FLOTILLA_SERVER_MODE"
+	envRunID       = "FLOTILLA_RUN_ID"
+	envRoleSession = "AWS_ROLE_SESSION_NAME"
+)
+
+// The architectures of a run.
+const (
+	archARM = "arm64"
+	archAMD = "amd64"
 )
 
 // ExecutionStore is the database as the ExecutionService uses it.
@@ -50,12 +66,12 @@ type ExecutionStore interface {
 	ReattemptRate(ctx context.Context) (float64, error)
 }
 
-// ClusterFinder knows the clusters, see ClusterService.Known.
+// ClusterFinder returns the clusters, see ClusterService.Known.
 type ClusterFinder interface {
 	Known(ctx context.Context, names ...string) ([]state.Cluster, error)
 }
 
-// EngineRegistry finds the engine of a cluster; engine.NotNow if the cluster has none at present.
+// EngineRegistry returns the engine of a cluster; engine.NotNow if the cluster has none at present.
 type EngineRegistry interface {
 	Engine(ctx context.Context, key state.EngineKey) (engine.Engine, error)
 }
@@ -65,7 +81,7 @@ type ExecutionConfig struct {
 	Store    ExecutionStore
 	Clusters ClusterFinder
 	Engines  EngineRegistry
-	// Waker tells the workers that a run was queued.
+	// Waker wakes the workers when a run was queued.
 	Waker   interface{ Wake() }
 	Metrics metrics.Client
 	Logger  *slog.Logger
@@ -131,7 +147,7 @@ func NewExecutionService(c ExecutionConfig) (*ExecutionService, error) {
 	}, nil
 }
 
-// Close waits for the engines that were asked to end runs, until ctx ends.
+// Close waits until the engines have ended the runs that were stopped, or until ctx ends.
 func (s *ExecutionService) Close(ctx context.Context) error { return s.endings.close(ctx) }
 
 // Created is the result of a request to run something.
@@ -146,9 +162,10 @@ type Created struct {
 // DefinitionRef names a definition by its alias, or by its id if the alias is empty.
 type DefinitionRef struct{ ID, Alias string }
 
-// CreateFromDefinition queues a run of a definition. It takes the definition as it was up to cacheAge ago, and has the INSERT check
-// that it still is so, which saves reading it for every run. If it is not, or if the request does not fit what it was,
-// nothing has been stored and the definition is read. Errors: state.MalformedInput, state.MissingResource.
+// CreateFromDefinition queues a run of a definition. It uses the definition as it was up to cacheAge ago, and the INSERT
+// checks that it has not changed, which saves a query for every run. If it has changed, or if the request does not fit
+// the cached definition, nothing is stored and the definition is read again. Errors: state.MalformedInput,
+// state.MissingResource.
 func (s *ExecutionService) CreateFromDefinition(ctx context.Context, ref DefinitionRef, req *state.DefinitionExecutionRequest) (Created, error) {
 	key := "id " + ref.ID
 	read := func(ctx context.Context) (state.Definition, error) { return s.c.Store.GetDefinition(ctx, ref.ID) }
@@ -172,14 +189,14 @@ func (s *ExecutionService) CreateFromDefinition(ctx context.Context, ref Definit
 	return s.create(ctx, d, req, "", false)
 }
 
-// runnable is an executable that knows the command of a run whose request brings none.
+// runnable is an executable that returns the command of a run whose request has none.
 type runnable interface {
 	state.Executable
 	GetExecutableCommand(req state.ExecutionRequest) (string, error)
 }
 
-// create makes a run: request, command, hash, place, store. The definition must still have version, if one is given;
-// see state.CreateRun. A dry run is built and not stored.
+// create makes a run in this order: request, command, hash, place, store. The definition must still have version, if one
+// is given; see state.CreateRun. A dry run is built and not stored. The functions below follow in the order of the calls.
 func (s *ExecutionService) create(ctx context.Context, executable runnable, req state.ExecutionRequest, version string, dry bool) (Created, error) {
 	run, err := s.constructBaseRunFromExecutable(ctx, executable, req)
 	if err != nil {
@@ -217,17 +234,9 @@ func (s *ExecutionService) create(ctx context.Context, executable runnable, req 
 	return Created{Run: s.decorated(stored), Warnings: warnings, New: isNew}, nil
 }
 
-// count counts what was done with a run.
-func (s *ExecutionService) count(m metrics.Metric, run state.Run, result string) {
-	s.c.Metrics.Increment(m, []string{
-		metrics.Tag(metrics.TagEngine, run.Engine), metrics.Tag(metrics.TagCluster, run.ClusterName),
-		metrics.Tag(metrics.TagStatus, result), metrics.Tag(metrics.TagTier, run.Tier),
-	}, 1)
-}
-
-// constructBaseRunFromExecutable builds the run that a request asks for, all but its cluster. It is the one place that
-// computes a command's hash (ara.md section 1): after the command is final, from the command alone. The hash that a
-// client sends, and the description, play no part.
+// constructBaseRunFromExecutable builds the run of a request, except for its cluster. It is the one place that computes a
+// command's hash (ara.md section 1): after the command is final, from the command alone. It ignores the hash that a
+// client sends, and the description.
 func (s *ExecutionService) constructBaseRunFromExecutable(ctx context.Context, executable runnable, req state.ExecutionRequest) (state.Run, error) {
 	fields, err := s.resolve(executable, req)
 	if err != nil {
@@ -254,7 +263,7 @@ func (s *ExecutionService) constructBaseRunFromExecutable(ctx context.Context, e
 		IdempotenceKey: fields.IdempotenceKey, Arch: fields.Arch, Labels: fields.Labels,
 		ServiceAccount: fields.ServiceAccount, Tier: *fields.Tier, RequestCustom: req.GetExecutionRequestCustom(),
 	}
-	if d, ok := definitionOf(executable); ok {
+	if d, ok := executable.(state.Definition); ok {
 		run.Alias, run.GroupName = d.Alias, d.GroupName
 	}
 	run.Description = run.Alias
@@ -276,12 +285,6 @@ func (s *ExecutionService) constructBaseRunFromExecutable(ctx context.Context, e
 		run.ActiveDeadlineSeconds = new(int64(deadline.Seconds()))
 	}
 	return run, nil
-}
-
-// CommandHash returns the identity of a command: the lower-case hex MD5 of its bytes.
-func CommandHash(command string) string {
-	sum := md5.Sum([]byte(command)) //nolint:gosec // See the import.
-	return hex.EncodeToString(sum[:])
 }
 
 // resolve checks a request and makes every field final that follows from the request and the executable alone: engine,
@@ -326,6 +329,51 @@ func (s *ExecutionService) resolve(executable runnable, req state.ExecutionReque
 	return fields, f.err()
 }
 
+// request checks the fields of a request for a run.
+func (f *faults) request(r state.ExecutionRequestCommon) {
+	f.text("owner_id", r.OwnerID, maxName)
+	f.sizes(r.Memory, r.CPU, r.GPU, r.EphemeralStorage)
+	f.number("active_deadline_seconds", r.ActiveDeadlineSeconds, 1, maxAmount)
+	if r.NodeLifecycle != nil && !slices.Contains(state.NodeLifecycles, *r.NodeLifecycle) {
+		f.addf("node_lifecycle must be one of %s, not %q", listed(state.NodeLifecycles), *r.NodeLifecycle)
+	}
+	f.optionalText("idempotence_key", r.IdempotenceKey, maxName)
+	f.optionalText("arch", r.Arch, maxName)
+	f.optionalText("service_account", r.ServiceAccount, maxName)
+	f.optionalText("tier", r.Tier, maxName)
+	f.env(r.Env)
+	// Label keys follow the rules of Kubernetes, which would refuse the whole Job for one of them; values are made valid
+	// later.
+	for _, key := range slices.Sorted(maps.Keys(r.Labels)) {
+		if wrong := validation.IsQualifiedName(key); len(wrong) > 0 {
+			f.addf("labels: %q is not a valid label key: %s", key, strings.Join(wrong, "; "))
+		}
+	}
+	if r.SparkExtension != nil && r.SparkExtension.SparkSubmitJobDriver != nil {
+		driver := r.SparkExtension.SparkSubmitJobDriver
+		f.number("spark_submit_job_driver.num_executors", driver.NumExecutors, 0, maxAmount)
+		f.number("spark_submit_job_driver.executor_memory", driver.ExecutorMemory, 0, maxAmount)
+	}
+}
+
+// engine returns the engine of a request. Old clients send ecs for a container job, or for a Spark job if there is a
+// spark_extension.
+func (f *faults) engine(r state.ExecutionRequestCommon) *string {
+	spark := r.SparkExtension != nil
+	switch engine := r.Engine; {
+	case engine == nil || *engine == "" || *engine == "ecs":
+		if spark {
+			return new(state.EKSSparkEngine)
+		}
+		return new(state.EKSEngine)
+	case *engine == state.EKSSparkEngine && !spark:
+		f.addf("engine eks-spark needs a spark_extension")
+	case !slices.Contains(state.Engines, *engine):
+		f.addf("engine must be one of %s, not %q", listed(state.Engines), *engine)
+	}
+	return r.Engine
+}
+
 // sparkSubmitLine returns the canonical form of what a Spark run submits, quoted for a shell; empty if there is no entry
 // point. It leaves every --conf out: ARA changes those, and the identity of a run must not change with them.
 func sparkSubmitLine(ext *state.SparkExtension) string {
@@ -349,24 +397,17 @@ func sparkSubmitLine(ext *state.SparkExtension) string {
 	return shellescape.QuoteCommand(append(words, driver.EntryPointArguments...))
 }
 
-// The architectures of a run.
-const (
-	archARM = "arm64"
-	archAMD = "amd64"
-)
-
-// Variables that Flotilla itself sets in every run, beside the configured owner variable.
-const (
-	envServerMode  = "FLOTILLA_SERVER_MODE"
-	envRunID       = "FLOTILLA_RUN_ID"
-	envRoleSession = "AWS_ROLE_SESSION_NAME"
-)
-
 // withoutReserved drops the variables that Flotilla sets itself: old clients send a run's environment back when they
 // run it again.
 func withoutReserved(env state.EnvList, ownerVar string) state.EnvList {
 	reserved := []string{envServerMode, envRunID, envRoleSession, ownerVar}
 	return slices.DeleteFunc(slices.Clone(env), func(v state.EnvVar) bool { return slices.Contains(reserved, v.Name) })
+}
+
+// CommandHash returns the identity of a command: the lower-case hex MD5 of its bytes.
+func CommandHash(command string) string {
+	sum := md5.Sum([]byte(command)) //nolint:gosec // See the import.
+	return hex.EncodeToString(sum[:])
 }
 
 // firstPositive returns the first number that is given and above 0, or nil.
@@ -379,23 +420,12 @@ func firstPositive(numbers ...*int64) *int64 {
 	return nil
 }
 
-// definitionOf returns the definition that an executable is, if it is one.
-func definitionOf(executable state.Executable) (state.Definition, bool) {
-	switch d := executable.(type) {
-	case state.Definition:
-		return d, true
-	case *state.Definition:
-		return *d, true
-	}
-	return state.Definition{}, false
-}
-
 // chooseLifecycle returns where a run's node comes from: a GPU is never spot, and spot becomes on-demand if it would
-// likely be interrupted or if that would cost much. History that cannot be read changes nothing and is not asked for
-// again for a while: it must not hold runs up.
-func (s *ExecutionService) chooseLifecycle(ctx context.Context, run state.Run, asked *string) string {
+// likely be interrupted or if that would cost much. A history that cannot be read changes nothing and is not read again
+// for cacheAge, so that it does not delay runs.
+func (s *ExecutionService) chooseLifecycle(ctx context.Context, run state.Run, requested *string) string {
 	switch {
-	case run.GPU != nil || asked != nil && *asked == state.OndemandLifecycle:
+	case run.GPU != nil || requested != nil && *requested == state.OndemandLifecycle:
 		return state.OndemandLifecycle
 	case run.Engine != state.EKSEngine:
 		return state.SpotLifecycle
@@ -434,13 +464,12 @@ func (s *ExecutionService) history(ctx context.Context, from *cache[float64], ke
 	return value, err == nil
 }
 
-// place chooses where a run goes (rest-api.md, "Cluster choice"): the first that applies of the request's cluster, a
+// place sets the cluster of a run (rest-api.md, "Cluster choice"): the first that applies of the request's cluster, a
 // random active cluster of the run's tier, the definition's target cluster, and the configured defaults. The warnings
 // are about a cluster of the request that was ignored.
 func (s *ExecutionService) place(ctx context.Context, run *state.Run, executable state.Executable, req *state.ExecutionRequestCommon) ([]string, error) {
-	d, _ := definitionOf(executable)
 	target := ""
-	if d.TargetCluster != nil {
+	if d, ok := executable.(state.Definition); ok && d.TargetCluster != nil {
 		target = *d.TargetCluster
 	}
 	known, err := s.c.Clusters.Known(ctx, req.ClusterName, target)
@@ -499,4 +528,30 @@ func inStatus(status state.ClusterStatus) string {
 		return "in maintenance"
 	}
 	return string(status)
+}
+
+// count counts an operation on a run by its result.
+func (s *ExecutionService) count(m metrics.Metric, run state.Run, result string) {
+	s.c.Metrics.Increment(m, []string{
+		metrics.Tag(metrics.TagEngine, run.Engine), metrics.Tag(metrics.TagCluster, run.ClusterName),
+		metrics.Tag(metrics.TagStatus, result), metrics.Tag(metrics.TagTier, run.Tier),
+	}, 1)
+}
+
+// metricsMargin widens the time that a run's metrics page shows.
+const metricsMargin = time.Minute
+
+// decorated returns the run with the page of its metrics, if one is configured and the run has started.
+func (s *ExecutionService) decorated(run state.Run) state.Run {
+	base := s.c.MetricsServerURI
+	if base == "" || run.Engine != state.EKSEngine || run.StartedAt == nil {
+		return run
+	}
+	end := s.c.Clock()
+	if run.FinishedAt != nil {
+		end = *run.FinishedAt
+	}
+	run.MetricsURI = new(fmt.Sprintf("%s&tpl_var_flotilla_run_id=%s&from_ts=%d&to_ts=%d&live=true", base, url.QueryEscape(run.RunID),
+		run.StartedAt.Add(-metricsMargin).UnixMilli(), end.Add(metricsMargin).UnixMilli()))
+	return run
 }

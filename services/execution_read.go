@@ -3,9 +3,7 @@ package services
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
-	"net/url"
 	"time"
 
 	"github.com/stitchfix/flotilla-os/execution/engine"
@@ -18,12 +16,8 @@ const (
 	filterExecutable = "executable_id"
 )
 
-const (
-	// askTimeout bounds how long an engine is asked for a run's details.
-	askTimeout = 5 * time.Second
-	// metricsMargin widens the time that a run's metrics page shows.
-	metricsMargin = time.Minute
-)
+// askTimeout bounds how long the events of a run are read from its cluster.
+const askTimeout = 5 * time.Second
 
 // List returns a page of runs.
 func (s *ExecutionService) List(ctx context.Context, o state.ListOptions) (state.RunList, error) {
@@ -79,21 +73,6 @@ func (s *ExecutionService) Get(ctx context.Context, runID string) (state.Run, er
 // Status returns a run as it is stored, without what takes further queries.
 func (s *ExecutionService) Status(ctx context.Context, runID string) (state.Run, error) {
 	return s.c.Store.GetRun(ctx, runID)
-}
-
-// decorated returns the run with the page of its metrics, if one is configured and the run has started.
-func (s *ExecutionService) decorated(run state.Run) state.Run {
-	base := s.c.MetricsServerURI
-	if base == "" || run.Engine != state.EKSEngine || run.StartedAt == nil {
-		return run
-	}
-	end := s.c.Clock()
-	if run.FinishedAt != nil {
-		end = *run.FinishedAt
-	}
-	run.MetricsURI = new(fmt.Sprintf("%s&tpl_var_flotilla_run_id=%s&from_ts=%d&to_ts=%d&live=true", base, url.QueryEscape(run.RunID),
-		run.StartedAt.Add(-metricsMargin).UnixMilli(), end.Add(metricsMargin).UnixMilli()))
-	return run
 }
 
 // Events returns a run's pod events: the stored ones, else those that its cluster has. A cluster that does not answer

@@ -2,11 +2,8 @@ package services
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
-
-	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/stitchfix/flotilla-os/services/render"
 	"github.com/stitchfix/flotilla-os/state"
@@ -133,51 +130,6 @@ func (f *faults) object(field string, value state.Object) {
 	if err := render.CheckNumbers(value); err != nil {
 		f.addf("%s: %s", field, err)
 	}
-}
-
-// request checks what a client asks of a run.
-func (f *faults) request(r state.ExecutionRequestCommon) {
-	f.text("owner_id", r.OwnerID, maxName)
-	f.sizes(r.Memory, r.CPU, r.GPU, r.EphemeralStorage)
-	f.number("active_deadline_seconds", r.ActiveDeadlineSeconds, 1, maxAmount)
-	if r.NodeLifecycle != nil && !slices.Contains(state.NodeLifecycles, *r.NodeLifecycle) {
-		f.addf("node_lifecycle must be one of %s, not %q", listed(state.NodeLifecycles), *r.NodeLifecycle)
-	}
-	f.optionalText("idempotence_key", r.IdempotenceKey, maxName)
-	f.optionalText("arch", r.Arch, maxName)
-	f.optionalText("service_account", r.ServiceAccount, maxName)
-	f.optionalText("tier", r.Tier, maxName)
-	f.env(r.Env)
-	// Label keys follow the rules of Kubernetes, which would refuse the whole Job for one of them; values are made valid
-	// later.
-	for _, key := range slices.Sorted(maps.Keys(r.Labels)) {
-		if wrong := validation.IsQualifiedName(key); len(wrong) > 0 {
-			f.addf("labels: %q is not a valid label key: %s", key, strings.Join(wrong, "; "))
-		}
-	}
-	if r.SparkExtension != nil && r.SparkExtension.SparkSubmitJobDriver != nil {
-		driver := r.SparkExtension.SparkSubmitJobDriver
-		f.number("spark_submit_job_driver.num_executors", driver.NumExecutors, 0, maxAmount)
-		f.number("spark_submit_job_driver.executor_memory", driver.ExecutorMemory, 0, maxAmount)
-	}
-}
-
-// engine returns the engine that a request means. ecs is a word of old clients for a container job, or a Spark job if
-// there is a spark_extension.
-func (f *faults) engine(r state.ExecutionRequestCommon) *string {
-	spark := r.SparkExtension != nil
-	switch asked := r.Engine; {
-	case asked == nil || *asked == "" || *asked == "ecs":
-		if spark {
-			return new(state.EKSSparkEngine)
-		}
-		return new(state.EKSEngine)
-	case *asked == state.EKSSparkEngine && !spark:
-		f.addf("engine eks-spark needs a spark_extension")
-	case !slices.Contains(state.Engines, *asked):
-		f.addf("engine must be one of %s, not %q", listed(state.Engines), *asked)
-	}
-	return r.Engine
 }
 
 // unique returns the values without repetitions, in their order.
