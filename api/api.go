@@ -1,6 +1,5 @@
-// Package api is the wire of the HTTP API: the types of its requests and
-// answers, and openapi.yaml, which describes them. It imports nothing else of
-// this module, so a client needs no database driver and no Kubernetes library.
+// Package api is the wire of the HTTP API: the types of its requests and answers, and openapi.yaml, which describes
+// them. It imports nothing else of this module, so a client needs no database driver and no Kubernetes library.
 //
 // Times are RFC 3339 in UTC. Memory and storage are in MB (10^6 bytes), cpu in
 // millicores, durations in seconds. The rules are in rest-api.md.

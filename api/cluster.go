@@ -21,8 +21,7 @@ type Cluster struct {
 	SparkServerURI    string     `json:"spark_server_uri"`
 }
 
-// ClusterRequest creates or changes a cluster. In a change, absent members and
-// null leave the stored value as it is.
+// ClusterRequest creates or changes a cluster. In a change, absent members and null leave the stored value as it is.
 type ClusterRequest struct {
 	Name              string   `json:"name"`
 	ClusterVersion    string   `json:"cluster_version"`

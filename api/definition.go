@@ -6,8 +6,7 @@ type EnvVar struct {
 	Value string `json:"value"`
 }
 
-// Definition is a job that can be run, as answered, and as sent to create or
-// change one.
+// Definition is a job that can be run, as answered, and as sent to create or change one.
 //
 // In a change, an absent member or an empty text leaves the stored value as it
 // is, and null clears a member that may be absent (rest-api.md, Definition).

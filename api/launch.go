@@ -1,15 +1,13 @@
 package api
 
-// LaunchV1 is the body of PUT /api/v1/task/{definition_id}/execute. Other
-// members are ignored, even invalid ones.
+// LaunchV1 is the body of PUT /api/v1/task/{definition_id}/execute. Other members are ignored, even invalid ones.
 type LaunchV1 struct {
 	Cluster string   `json:"cluster"`
 	Env     []EnvVar `json:"env"`
 	Tier    *string  `json:"tier"`
 }
 
-// LaunchV2 is the body of PUT /api/v2/task/{definition_id}/execute. Other
-// members are ignored, even invalid ones.
+// LaunchV2 is the body of PUT /api/v2/task/{definition_id}/execute. Other members are ignored, even invalid ones.
 type LaunchV2 struct {
 	// RunTags must both be present; OwnerEmail becomes the owner.
 	RunTags struct {

@@ -42,8 +42,7 @@ type Run struct {
 	Command  string   `json:"command,omitempty"`
 	// CommandHash is the MD5 of Command in hex; ARA knows a run by it.
 	CommandHash string `json:"command_hash,omitempty"`
-	// Memory and CPU are the request's until the run is PENDING, from then on
-	// what was given.
+	// Memory and CPU are the request's until the run is PENDING, from then on what was given.
 	Memory      *int64 `json:"memory,omitempty"`       // MB
 	MemoryLimit *int64 `json:"memory_limit,omitempty"` // MB
 	CPU         *int64 `json:"cpu,omitempty"`          // millicores
@@ -88,9 +87,8 @@ type Instance struct {
 	DNSName    string `json:"dns_name"`
 }
 
-// SparkExtension is the JSON object of what only Spark runs have. It stays
-// JSON because members that Flotilla does not know are kept (rest-api.md, Run;
-// openapi.yaml lists the known ones).
+// SparkExtension is the JSON object of what only Spark runs have. It stays JSON because members that Flotilla does not
+// know are kept (rest-api.md, Run; openapi.yaml lists the known ones).
 type SparkExtension = json.RawMessage
 
 // PodEvent is something that happened to a run's pod.
@@ -139,8 +137,7 @@ type LightStatus struct {
 	ClusterName  string     `json:"cluster_name"`
 }
 
-// StatusReport is the body of PUT /{run_id}/status, by which a run reports its
-// own status.
+// StatusReport is the body of PUT /{run_id}/status, by which a run reports its own status.
 type StatusReport struct {
 	Status        Status   `json:"status"`
 	ExitCode      *int64   `json:"exit_code"`

@@ -32,9 +32,8 @@ func newDemoCommand(t Terminal) *cobra.Command {
 	}
 }
 
-// demo tells the story of Adaptive Resource Allocation with the real program:
-// dev mode in a folder of its own, on a free port, with real processes under
-// real memory limits. It fails unless everything that it tells has happened.
+// demo tells the story of Adaptive Resource Allocation with the real program: dev mode in a folder of its own, on a
+// free port, with real processes under real memory limits. It fails unless everything that it tells has happened.
 func demo(ctx context.Context, t Terminal) error {
 	dir, err := os.MkdirTemp("", "flotilla-demo-")
 	if err != nil {
@@ -58,8 +57,7 @@ func demo(ctx context.Context, t Terminal) error {
 	return removeDemo(dir)
 }
 
-// removeDemo removes the demo's folder, and the database where it is elsewhere
-// (root's is).
+// removeDemo removes the demo's folder, and the database where it is elsewhere (root's is).
 func removeDemo(dir string) error {
 	home, err := postgres.HomeOf(postgres.ServerConfig{DataDir: filepath.Join(dir, demoData)})
 	if err != nil {
@@ -153,8 +151,7 @@ func (d *demonstration) tell(ctx context.Context, s server.Ready, out io.Writer)
 	return d.show(ctx, []api.Run{first, second, third}, s, out)
 }
 
-// show prints the runs, their hashes and sizes, the log of the second, and the
-// verification of the database.
+// show prints the runs, their hashes and sizes, the log of the second, and the verification of the database.
 func (d *demonstration) show(ctx context.Context, runs []api.Run, s server.Ready, out io.Writer) error {
 	if runs[0].CommandHash != runs[1].CommandHash || runs[0].CommandHash == runs[2].CommandHash {
 		return fmt.Errorf("hashes: runs 1 and 2 must share one and run 3 have its own: %s, %s, %s",

@@ -23,8 +23,7 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// serveFunc writes the answer to a request, or returns an error before it has
-// written anything.
+// serveFunc writes the answer to a request, or returns an error before it has written anything.
 type serveFunc func(w http.ResponseWriter, r *http.Request) error
 
 // handler serves a route.
@@ -87,8 +86,7 @@ func (e httpError) Error() string { return e.message }
 // retryAfter is how many seconds a caller should wait for the database.
 const retryAfter = "2"
 
-// statusOf returns the status code and the message for an error; it is the one
-// table of them.
+// statusOf returns the status code and the message for an error; it is the one table of them.
 func statusOf(err error) (status int, message string) {
 	var (
 		refused     httpError

@@ -25,8 +25,7 @@ import (
 	"github.com/stitchfix/flotilla-os/state/statetest"
 )
 
-// testAPI is the HTTP API with the real services on a real database of its own;
-// only the clusters are made up.
+// testAPI is the HTTP API with the real services on a real database of its own; only the clusters are made up.
 type testAPI struct {
 	url     string
 	db      *sql.DB

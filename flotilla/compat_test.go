@@ -117,8 +117,7 @@ func TestHeadersThatAWebPageMayRead(t *testing.T) {
 	assert.Equal(t, []string{"Warning, X-Request-Id, ETag"}, a.send(t, r).header.Values("Access-Control-Expose-Headers"))
 }
 
-// A client that sends its whole body before it reads must get the refusal, not
-// a reset connection.
+// A client that sends its whole body before it reads must get the refusal, not a reset connection.
 func TestRefusalsReachAClientThatSendsFirst(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)

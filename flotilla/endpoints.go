@@ -136,8 +136,7 @@ func writeCreated(w http.ResponseWriter, created services.Created, err error) er
 // maxWarning bounds a warning in bytes: it may repeat a name of any length.
 const maxWarning = 300
 
-// warn adds a Warning header. 299 is its code for "miscellaneous, persistent"
-// (RFC 7234, section 5.5.7).
+// warn adds a Warning header. 299 is its code for "miscellaneous, persistent" (RFC 7234, section 5.5.7).
 func warn(w http.ResponseWriter, warning string) {
 	w.Header().Add("Warning", "299 flotilla "+strconv.QuoteToASCII(state.Shorten(warning, maxWarning)))
 }

@@ -61,8 +61,7 @@ func pageOf(query url.Values) (limit, offset int, err error) {
 	return min(limit, state.MaxListLimit), offset, nil
 }
 
-// countOf reads a parameter that counts rows. A number beyond an int is read as
-// the largest int.
+// countOf reads a parameter that counts rows. A number beyond an int is read as the largest int.
 func countOf(query url.Values, name string, absent int) (int, error) {
 	text := query.Get(name)
 	if text == "" {
@@ -76,8 +75,7 @@ func countOf(query url.Values, name string, absent int) (int, error) {
 	return n, nil
 }
 
-// boolOf reads a parameter that is true or false in any spelling: clients in
-// Python send True.
+// boolOf reads a parameter that is true or false in any spelling: clients in Python send True.
 func boolOf(query url.Values, name string, absent bool) (bool, error) {
 	text := query.Get(name)
 	if text == "" {
@@ -106,14 +104,12 @@ func envFilters(values []string) ([]state.EnvVar, error) {
 	return env, nil
 }
 
-// isEmptyFilter reports whether a filter was sent without a value, as the old
-// web UI does for every field left blank.
+// isEmptyFilter reports whether a filter was sent without a value, as the old web UI does for every field left blank.
 func isEmptyFilter(values []string) bool {
 	return len(values) == 0 || (len(values) == 1 && values[0] == "")
 }
 
-// writeList writes a page of a list with the options echoed, each field
-// filter as an array under its own name.
+// writeList writes a page of a list with the options echoed, each field filter as an array under its own name.
 func writeList(w http.ResponseWriter, name string, items any, page api.Page, opts state.ListOptions) error {
 	members := map[string]any{}
 	for name, values := range opts.Filters {

@@ -20,8 +20,7 @@ import (
 	"github.com/stitchfix/flotilla-os/flotilla"
 )
 
-// document is the OpenAPI document, and what finds the part of it that a
-// request is about.
+// document is the OpenAPI document, and what finds the part of it that a request is about.
 type document struct {
 	content  map[string]any
 	compiler *jsonschema.Compiler

@@ -35,8 +35,7 @@ const (
 	// maxNesting is the deepest nesting of a request body; Postgres' JSON
 	// parser gives up some thousands of levels further.
 	maxNesting = 200
-	// maxDigits bounds numbers and their exponents: Postgres stores a number
-	// with all its digits.
+	// maxDigits bounds numbers and their exponents: Postgres stores a number with all its digits.
 	maxDigits = 1000
 	// maxIgnored bounds how many ignored fields a warning names.
 	maxIgnored = 20
@@ -44,9 +43,8 @@ const (
 	maxQuoted = 100
 )
 
-// readJSON reads a JSON body into dst, a pointer to a type of package api, and
-// returns the members that were sent, by their names in the type of dst. What
-// dst has no field for is ignored and named in a Warning header.
+// readJSON reads a JSON body into dst, a pointer to a type of package api, and returns the members that were sent, by
+// their names in the type of dst. What dst has no field for is ignored and named in a Warning header.
 func readJSON(w http.ResponseWriter, r *http.Request, dst any) (sent map[string]any, err error) {
 	raw, err := readBody(r)
 	if err != nil {
@@ -232,8 +230,7 @@ func utf16Unit(raw []byte) (unit, next uint64) {
 	return code(0), code(6)
 }
 
-// inspection looks through a decoded body beside the type that it was decoded
-// into.
+// inspection looks through a decoded body beside the type that it was decoded into.
 type inspection struct {
 	// blind inspections do not look into members that are ignored.
 	blind bool
@@ -241,8 +238,7 @@ type inspection struct {
 	ignored []string
 }
 
-// value inspects a value that was decoded into a t; t is nil for what the
-// client may fill as it likes.
+// value inspects a value that was decoded into a t; t is nil for what the client may fill as it likes.
 func (c *inspection) value(v any, t reflect.Type, path string, depth int) error {
 	if depth > maxNesting {
 		return state.Malformedf("the request body is nested more than %d levels deep", maxNesting)
@@ -323,8 +319,7 @@ func jsonFields(t reflect.Type) (fields []jsonField) {
 	return fields
 }
 
-// fieldOf returns the field that takes a member, regardless of case; the zero
-// jsonField if there is none.
+// fieldOf returns the field that takes a member, regardless of case; the zero jsonField if there is none.
 func fieldOf(t reflect.Type, member string) jsonField {
 	if t.Kind() == reflect.Struct {
 		for _, f := range jsonFields(t) {

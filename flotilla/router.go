@@ -1,6 +1,5 @@
-// Package flotilla is the HTTP API: routes, reading of requests and writing of
-// answers. What a request does is in package services, the wire types are in
-// package api, and package auth decides who may ask.
+// Package flotilla is the HTTP API: routes, reading of requests and writing of answers. What a request does is in
+// package services, the wire types are in package api, and package auth decides who may ask.
 package flotilla
 
 import (
@@ -41,12 +40,10 @@ type RouterConfig struct {
 	HTTP config.HTTP
 	// Tracer records every request as a span; nil records none.
 	Tracer trace.TracerProvider
-	// DevMode refuses what a web page could send to a server on the loopback
-	// interface behind its user's back; it has no effect if there are API
-	// tokens.
+	// DevMode refuses what a web page could send to a server on the loopback interface behind its user's back; it has
+	// no effect if there are API tokens.
 	DevMode bool
-	// Ready returns details for operators, or an error if requests cannot be
-	// served now.
+	// Ready returns details for operators, or an error if requests cannot be served now.
 	Ready func(ctx context.Context) (map[string]string, error)
 	// MetricsPage serves GET /metrics; nil if metrics go elsewhere.
 	MetricsPage http.Handler
@@ -120,8 +117,7 @@ const (
 	v4v6      = "v4 v6"
 )
 
-// routes adds every route of the API. Paths are below /api/<version>, or
-// complete if there is no version.
+// routes adds every route of the API. Paths are below /api/<version>, or complete if there is no version.
 func (e *endpoints) routes(add func(versions, method, path string, h handler)) {
 	get := func(versions, path string, f serveFunc) { add(versions, http.MethodGet, path, handler{serve: f}) }
 	put := func(versions, path string, f serveFunc) { add(versions, http.MethodPut, path, handler{serve: f}) }
@@ -224,9 +220,8 @@ func requestIDOf(r *http.Request) string {
 	return id
 }
 
-// corsOptions lets web pages of the configured origins read the API. In dev
-// mode "*" means any page of this machine: otherwise every web page that the
-// user visits could submit jobs.
+// corsOptions lets web pages of the configured origins read the API. In dev mode "*" means any page of this machine:
+// otherwise every web page that the user visits could submit jobs.
 func (e *endpoints) corsOptions() cors.Options {
 	options := cors.Options{
 		AllowedOrigins: e.http.CORSAllowedOrigins,
@@ -283,8 +278,7 @@ func health(w http.ResponseWriter, _ *http.Request) error {
 	return writeJSON(w, api.Health{Status: "healthy", Message: "Service is up and running"})
 }
 
-// ready reports whether requests can be served: the database is reachable and
-// migrated.
+// ready reports whether requests can be served: the database is reachable and migrated.
 func (e *endpoints) ready(w http.ResponseWriter, r *http.Request) error {
 	details, err := e.isReady(r.Context())
 	if unavailable := (state.Unavailable{}); err != nil && !errors.As(err, &unavailable) {

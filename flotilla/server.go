@@ -17,8 +17,7 @@ const (
 	maxHeaderBytes = 1 << 20
 )
 
-// NewServer returns the server of the API with the configured timeouts. The
-// caller listens, serves and shuts it down.
+// NewServer returns the server of the API with the configured timeouts. The caller listens, serves and shuts it down.
 func NewServer(h http.Handler, cfg config.HTTP, logger *slog.Logger) *http.Server {
 	closing, shutdown := context.WithCancel(context.Background())
 	server := &http.Server{
@@ -40,9 +39,8 @@ func NewServer(h http.Handler, cfg config.HTTP, logger *slog.Logger) *http.Serve
 
 type closingKey struct{}
 
-// untilShutdown returns a copy of a request's ctx that also ends when the
-// server shuts down: a shutdown waits for requests, and following a log may
-// never end by itself.
+// untilShutdown returns a copy of a request's ctx that also ends when the server shuts down: a shutdown waits for
+// requests, and following a log may never end by itself.
 func untilShutdown(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	closing, ok := ctx.Value(closingKey{}).(context.Context)
@@ -56,8 +54,7 @@ func untilShutdown(ctx context.Context) (context.Context, context.CancelFunc) {
 	}
 }
 
-// answerWithin returns how long a request may take so that its answer is sent
-// before the server's write timeout.
+// answerWithin returns how long a request may take so that its answer is sent before the server's write timeout.
 func answerWithin(cfg config.HTTP) time.Duration {
 	return cfg.WriteTimeout - min(time.Second, cfg.WriteTimeout/10)
 }

@@ -55,9 +55,8 @@ func cloudTrailAnswer(c state.CloudTrailNotifications) (answer api.CloudTrail) {
 // noSpark is the extension of runs that have none.
 var noSpark = api.SparkExtension(`{}`)
 
-// sparkAnswer returns the Spark extension of a run as it is shown: secrets
-// hidden, executors taken from the pod events, and the live page as history
-// page while the run has not stopped.
+// sparkAnswer returns the Spark extension of a run as it is shown: secrets hidden, executors taken from the pod events,
+// and the live page as history page while the run has not stopped.
 func sparkAnswer(r *state.Run) api.SparkExtension {
 	if r.SparkExtension == nil {
 		return noSpark
@@ -85,8 +84,7 @@ func sparkAnswer(r *state.Run) api.SparkExtension {
 // executorPod finds the number of an executor in the name of its pod.
 var executorPod = regexp.MustCompile(`-exec-(\d+)$`)
 
-// executorsOf lists the executor pods that the events name, once each, in the
-// order of their numbers.
+// executorsOf lists the executor pods that the events name, once each, in the order of their numbers.
 func executorsOf(events state.PodEvents) []string {
 	number := map[string]int{}
 	var pods []string
@@ -149,8 +147,7 @@ func definitionOf(d api.Definition) state.Definition {
 	}
 }
 
-// tagsOf drops empty tags: old databases hold them, and clients write back
-// what they read.
+// tagsOf drops empty tags: old databases hold them, and clients write back what they read.
 func tagsOf(tags []string) []string {
 	return slices.DeleteFunc(slices.Clone(tags), func(tag string) bool { return strings.TrimSpace(tag) == "" })
 }

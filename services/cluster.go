@@ -79,8 +79,7 @@ func (s *ClusterService) Get(ctx context.Context, id string) (state.Cluster, err
 	return s.c.Store.GetCluster(ctx, id)
 }
 
-// Create stores a cluster. Errors: state.MalformedInput,
-// state.ConflictingResource where the name is taken.
+// Create stores a cluster. Errors: state.MalformedInput, state.ConflictingResource where the name is taken.
 func (s *ClusterService) Create(ctx context.Context, c state.Cluster) error {
 	var f faults
 	if missing := missingOf(named{"name", c.Name == ""}, named{"region", c.Region == ""}); missing != "" {
@@ -106,9 +105,8 @@ func (s *ClusterService) Create(ctx context.Context, c state.Cluster) error {
 	return nil
 }
 
-// Update changes the fields that u names. Errors as of Create,
-// state.MissingResource, and state.ConflictingResource for a cluster of the
-// configuration.
+// Update changes the fields that u names. Errors as of Create, state.MissingResource, and state.ConflictingResource for
+// a cluster of the configuration.
 func (s *ClusterService) Update(ctx context.Context, id string, u state.ClusterUpdate) error {
 	if err := s.checkWritable(id); err != nil {
 		return err

@@ -66,9 +66,8 @@ func (s *DefinitionService) Tags(ctx context.Context, limit, offset int, name st
 	return s.c.Store.ListTags(ctx, limit, offset, name)
 }
 
-// Create stores a new definition under a new id. Errors: state.MalformedInput
-// with everything that is missing or wrong, state.ConflictingResource where
-// the alias is taken.
+// Create stores a new definition under a new id. Errors: state.MalformedInput with everything that is missing or wrong,
+// state.ConflictingResource where the alias is taken.
 func (s *DefinitionService) Create(ctx context.Context, d state.Definition) (state.Definition, error) {
 	var f faults
 	if missing := missingOf(named{"image", d.Image == ""}, named{"alias", d.Alias == ""}); missing != "" {
@@ -90,8 +89,7 @@ func (s *DefinitionService) Create(ctx context.Context, d state.Definition) (sta
 	return s.c.Store.GetDefinition(ctx, d.DefinitionID)
 }
 
-// Update changes the fields that u names. Errors as of Create, and
-// state.MissingResource.
+// Update changes the fields that u names. Errors as of Create, and state.MissingResource.
 func (s *DefinitionService) Update(ctx context.Context, id string, u state.DefinitionUpdate) (state.Definition, error) {
 	var f faults
 	for _, needed := range []struct{ field, value string }{{"image", u.Image}, {"alias", u.Alias}} {
@@ -113,8 +111,7 @@ func (s *DefinitionService) Update(ctx context.Context, id string, u state.Defin
 	return d, nil
 }
 
-// Delete removes a definition and, in time, its runs.
-// state.ConflictingResource while one of them is not STOPPED.
+// Delete removes a definition and, in time, its runs. state.ConflictingResource while one of them is not STOPPED.
 func (s *DefinitionService) Delete(ctx context.Context, id string) error {
 	if err := s.c.Store.DeleteDefinition(ctx, id); err != nil {
 		return err

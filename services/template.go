@@ -20,8 +20,7 @@ type TemplateStore interface {
 	GetTemplate(ctx context.Context, id string) (state.Template, error)
 	// GetTemplateVersion is a version of a name, nil the latest.
 	GetTemplateVersion(ctx context.Context, name string, version *int64) (state.Template, error)
-	// CreateTemplate stores the next version of a name, or answers false and
-	// the latest where nothing differs from it.
+	// CreateTemplate stores the next version of a name, or answers false and the latest where nothing differs from it.
 	CreateTemplate(ctx context.Context, t state.Template) (state.Template, bool, error)
 }
 
@@ -58,9 +57,8 @@ func (s *TemplateService) Get(ctx context.Context, id string) (state.Template, e
 	return s.c.Store.GetTemplate(ctx, id)
 }
 
-// Create stores a template as the next version of its name, or answers false
-// and the latest version where it is the same. state.MalformedInput where
-// something is missing, or the schema or the command template do not compile.
+// Create stores a template as the next version of its name, or answers false and the latest version where it is the
+// same. state.MalformedInput where something is missing, or the schema or the command template do not compile.
 func (s *TemplateService) Create(ctx context.Context, t state.Template) (state.Template, bool, error) {
 	if err := checkNewTemplate(t); err != nil {
 		return state.Template{}, false, err
@@ -91,9 +89,8 @@ func (s *TemplateService) Create(ctx context.Context, t state.Template) (state.T
 	return stored, created, nil
 }
 
-// Execute queues a run of a template. Errors: state.MissingResource,
-// state.MalformedInput, where the payload violates the schema with every
-// violation.
+// Execute queues a run of a template. Errors: state.MissingResource, state.MalformedInput, where the payload violates
+// the schema with every violation.
 func (s *TemplateService) Execute(ctx context.Context, id string, req *state.TemplateExecutionRequest) (Created, error) {
 	t, err := s.c.Store.GetTemplate(ctx, id)
 	if err != nil {

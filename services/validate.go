@@ -12,8 +12,7 @@ import (
 // Bounds of what clients may ask for. The columns are Postgres integers
 // (2^31-1), and ARA multiplies sizes by up to 1.75 in SQL.
 const (
-	// maxAmount bounds memory and storage in MB, cpu in millicores, and
-	// deadlines in seconds.
+	// maxAmount bounds memory and storage in MB, cpu in millicores, and deadlines in seconds.
 	maxAmount = 1_000_000_000
 	maxGPU    = 1_000
 	// maxName bounds in bytes every text that an index holds: an index entry
@@ -30,8 +29,7 @@ const (
 	minInt32         = -1 << 31
 )
 
-// faults gathers what is wrong with a request, so that one answer names all
-// of it.
+// faults gathers what is wrong with a request, so that one answer names all of it.
 type faults []string
 
 func (f *faults) addf(format string, args ...any) {
@@ -81,8 +79,7 @@ func (f *faults) sizes(memory, cpu, gpu, storage *int64) {
 	f.number("ephemeral_storage", storage, 0, maxAmount)
 }
 
-// env checks an environment: each entry must be one that can be passed to a
-// program.
+// env checks an environment: each entry must be one that can be passed to a program.
 func (f *faults) env(list state.EnvList) {
 	for i, v := range list {
 		field := fmt.Sprintf("env[%d]", i)

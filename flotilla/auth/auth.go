@@ -23,11 +23,9 @@ import (
 type Config struct {
 	// Tokens are the API tokens; without any the API is open.
 	Tokens []config.APIToken
-	// DevMode guards an open API on the loopback interface against web pages;
-	// it has no effect if there are Tokens.
+	// DevMode guards an open API on the loopback interface against web pages; it has no effect if there are Tokens.
 	DevMode bool
-	// ListenAddress is the address that the server was told to listen on; the
-	// Host header may name it.
+	// ListenAddress is the address that the server was told to listen on; the Host header may name it.
 	ListenAddress string
 }
 
@@ -45,8 +43,7 @@ type token struct {
 	writes bool
 }
 
-// NewGate returns the Gate for a configuration, or an error if a token's hash
-// is not a SHA-256 in hex.
+// NewGate returns the Gate for a configuration, or an error if a token's hash is not a SHA-256 in hex.
 func NewGate(c Config) (*Gate, error) {
 	g := &Gate{guarded: c.DevMode && len(c.Tokens) == 0, host: hostOf(c.ListenAddress)}
 	for _, t := range c.Tokens {
@@ -118,9 +115,8 @@ func (g *Gate) authenticate(r *http.Request) (string, error) {
 	return found.name, nil
 }
 
-// guard denies what a web page could have its visitor's browser send to a
-// server on the loopback interface: a host name that was made to point here,
-// and writes in a form that browsers send without a preflight request.
+// guard denies what a web page could have its visitor's browser send to a server on the loopback interface: a host name
+// that was made to point here, and writes in a form that browsers send without a preflight request.
 func (g *Gate) guard(r *http.Request) error {
 	host := hostOf(r.Host)
 	if !isLoopback(host) && (host == "" || host != g.host) {

@@ -86,8 +86,7 @@ func CheckSchema(schema map[string]any) error {
 	return err
 }
 
-// noLoader refuses every document that a schema points to: a schema must not make the server read files or the
-// network.
+// noLoader refuses every document that a schema points to: a schema must not make the server read files or the network.
 type noLoader struct{}
 
 func (noLoader) Load(url string) (any, error) {

@@ -163,8 +163,7 @@ func (s *Server) remove() error {
 // end only this process holds: a test process that is killed or timed out runs no code of its own any more.
 //
 // Its arguments are the cluster and the folders. The server's process id is read when it is needed, because a test may
-// start its server again. Folders are removed again if there was none yet, because it or initdb may
-// still write.
+// start its server again. Folders are removed again if there was none yet, because it or initdb may still write.
 const wardenScript = `
 trap '' HUP INT TERM QUIT
 while read -r _; do :; done
