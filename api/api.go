@@ -46,7 +46,7 @@ type Ready struct {
 	Details map[string]string `json:"details,omitempty"`
 }
 
-// Page is what every list answers beside its items. Field filters are echoed
+// Page holds the members of every list besides its items. Field filters are echoed
 // as further members, each an array under the filter's name.
 type Page struct {
 	// Total counts all matching items; it errs upward if TotalIsEstimate.

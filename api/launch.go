@@ -67,6 +67,6 @@ type TemplateLaunch struct {
 	OwnerID     string `json:"owner_id"`
 	// TemplatePayload fills the template, over its defaults.
 	TemplatePayload map[string]any `json:"template_payload"`
-	// DryRun builds the run, answers it and stores nothing.
+	// DryRun returns the run without storing it.
 	DryRun bool `json:"dry_run"`
 }

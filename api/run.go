@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Status is where a run stands.
+// Status is the state of a run.
 type Status string
 
 // The statuses of a run.
@@ -40,7 +40,7 @@ type Run struct {
 	TaskType string   `json:"task_type,omitempty"`
 	Env      []EnvVar `json:"env"`
 	Command  string   `json:"command,omitempty"`
-	// CommandHash is the MD5 of Command in hex; ARA knows a run by it.
+	// CommandHash is the MD5 of Command in hex; ARA identifies a run by it.
 	CommandHash string `json:"command_hash,omitempty"`
 	// Memory and CPU are the request's until the run is PENDING, from then on what was given.
 	Memory      *int64 `json:"memory,omitempty"`       // MB

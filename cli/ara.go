@@ -77,7 +77,7 @@ func configToVerify(args []string, dataDir string, environ []string) (config.Con
 	return cfg, cfg.RequireDatabase()
 }
 
-// verifyARA prints the report and fails where it is not clean.
+// verifyARA prints the report and fails if it is not clean.
 func verifyARA(ctx context.Context, cfg config.Config, o verifyOptions, out io.Writer) error {
 	manager, err := state.NewManager(state.ManagerConfig{
 		URL: cfg.DatabaseURL, MaxOpen: 1, MaxIdle: 1, Logger: slog.New(slog.DiscardHandler), ARA: cfg.ARA,

@@ -83,7 +83,7 @@ func TestCheckTakeoverListsWhatWillDiffer(t *testing.T) {
 
 const levelStops = "stops    "
 
-func TestCheckTakeoverSaysWhatStopsIt(t *testing.T) {
+func TestCheckTakeoverReportsItsObstacles(t *testing.T) {
 	dir, db := oldInstallation(t)
 	status, out, _ := run(t, []string{"DATABASE_URL=" + db.URL, "CREATE_DATABASE_SCHEMA=false"}, "check", "takeover", dir)
 	assert.Equal(t, 1, status)

@@ -73,11 +73,11 @@ func newRootCommand(t Terminal) *cobra.Command {
 	return root
 }
 
-// defaultConfigDir is the folder of the configuration where the command line names none.
+// defaultConfigDir is the folder of the configuration if the command line names none.
 const defaultConfigDir = "conf"
 
-// loadConfig reads the configuration of the folder in args and returns it with the logger that it asks for. It fails
-// where the configuration names no database.
+// loadConfig reads the configuration of the folder in args and returns it with the logger that it configures. It fails
+// if the configuration names no database.
 func loadConfig(args []string, t Terminal) (config.Config, *slog.Logger, error) {
 	dir := defaultConfigDir
 	if len(args) > 0 {

@@ -32,8 +32,8 @@ func newDemoCommand(t Terminal) *cobra.Command {
 	}
 }
 
-// demo tells the story of Adaptive Resource Allocation with the real program: dev mode in a folder of its own, on a
-// free port, with real processes under real memory limits. It fails unless everything that it tells has happened.
+// demo shows Adaptive Resource Allocation with the real program: dev mode in a folder of its own, on a
+// free port, with real processes under real memory limits. It fails unless everything that it shows has happened.
 func demo(ctx context.Context, t Terminal) error {
 	dir, err := os.MkdirTemp("", "flotilla-demo-")
 	if err != nil {
@@ -57,7 +57,7 @@ func demo(ctx context.Context, t Terminal) error {
 	return removeDemo(dir)
 }
 
-// removeDemo removes the demo's folder, and the database where it is elsewhere (root's is).
+// removeDemo removes the demo's folder, and the database if it is elsewhere (root's is).
 func removeDemo(dir string) error {
 	home, err := postgres.HomeOf(postgres.ServerConfig{DataDir: filepath.Join(dir, demoData)})
 	if err != nil {
@@ -104,7 +104,7 @@ const (
 	demoLight = "echo another command under the same description"
 )
 
-// demonstration tells the story and checks each sentence of it.
+// demonstration shows each step and checks it.
 type demonstration struct {
 	out   io.Writer
 	color bool

@@ -14,11 +14,11 @@ import (
 //
 // Tags: `key` is the name in the file; `default` is the value of an absent key, as the file would hold it; `min` and
 // `max` bound numbers and durations; `oneof` lists the words that a text or list may hold; `required` forbids an empty
-// text; `mask` keeps passwords out of every message; `pairs` lets a list be given as a mapping too.
+// text; `mask` keeps passwords out of every message; `pairs` also accepts a mapping for a list.
 type Config struct {
 	// Mode is the label flotilla-run-mode of Jobs and a variable in the environment of runs.
 	Mode string `key:"flotilla_mode" default:"prod" required:"true"`
-	// OwnerIDVar is the environment variable that tells a run its owner.
+	// OwnerIDVar is the environment variable that holds the owner of a run.
 	OwnerIDVar string `key:"owner_id_var" default:"FLOTILLA_RUN_OWNER_ID" required:"true"`
 
 	// DatabaseURL must be a session connection to the primary. serve does not start without it.
@@ -87,9 +87,9 @@ const (
 	WorkerStatus = "status"
 )
 
-// Workers says which workers this server runs and how often they poll. The polls only back up the notifications.
+// Workers configures the workers of this server and their polls, which only back up the notifications.
 type Workers struct {
-	// Types are the types of workers that this server may start; the table worker says how many of each.
+	// Types are the types of workers that this server may start; the table worker holds the counts.
 	Types           []string      `key:"worker_types" default:"submit,retry,status" oneof:"submit,retry,status"`
 	SubmitInterval  time.Duration `key:"worker_submit_interval" default:"1s" min:"1ms" max:"1h"`
 	StatusInterval  time.Duration `key:"worker_status_interval" default:"5s" min:"1ms" max:"1h"`
@@ -106,7 +106,7 @@ const (
 	MetricsNone       = "none"
 )
 
-// Metrics says where measurements go.
+// Metrics configures where measurements go.
 type Metrics struct {
 	Client             string   `key:"metrics_client" default:"prometheus" oneof:"prometheus,dogstatsd,none"`
 	DogStatsDAddress   string   `key:"metrics_dogstatsd_address" default:"127.0.0.1:8125"`
@@ -172,7 +172,7 @@ type ARA struct {
 // MaxMemoryOf returns the memory in MB that a cluster can give one run, or 0 if none is configured.
 func (a ARA) MaxMemoryOf(cluster string) int64 { return a.ClusterMaxMemory[strings.ToLower(cluster)] }
 
-// The values of eks_log_follow: whether a run's log is followed only while somebody reads it.
+// The values of eks_log_follow: a run's log is followed always, or only while it is read.
 const (
 	LogFollowOnRead = "on-read"
 	LogFollowAlways = "always"

@@ -61,7 +61,7 @@ func quote(raw any) string {
 }
 
 // MaskDatabaseURL returns the address with every password in it replaced by xxxxx, fit for logs. It returns "" for a
-// text whose parts cannot be told apart, because any of it might be the password.
+// text whose parts cannot be distinguished, because any of it might be the password.
 func MaskDatabaseURL(address string) string {
 	u, err := url.Parse(address)
 	if err != nil || u.Opaque != "" || u.Fragment != "" || u.Scheme == "" || (u.Host == "" && !isPostgres(u)) {

@@ -19,7 +19,7 @@ const FileName = "config.yml"
 
 const defaultServiceName = "flotilla-os"
 
-// MaxWorkerCount is the most workers of one type that a server may be told to run.
+// MaxWorkerCount is the maximum number of workers of one type per server.
 const MaxWorkerCount = 1000
 
 // Default returns the configuration of a program that was given neither file nor environment.

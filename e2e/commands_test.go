@@ -218,7 +218,7 @@ func TestDevModeTakesOverAfterACrash(t *testing.T) {
 	require.Error(t, err, "an adopted Postgres ends with dev mode too")
 }
 
-func TestDemoTellsTheStory(t *testing.T) {
+func TestDemoSucceeds(t *testing.T) {
 	t.Parallel()
 	for name, env := range map[string][]string{
 		"with the limits of this machine": nil,

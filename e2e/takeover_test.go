@@ -27,7 +27,7 @@ func oldInstallation(t *testing.T, env ...string) *installation {
 }
 
 // The program works on a database of the old program and leaves one on which the old program can work again.
-func TestADatabaseOfTheOldProgramIsServed(t *testing.T) {
+func TestServeTheDatabaseOfTheOldProgram(t *testing.T) {
 	t.Parallel()
 	in := oldInstallation(t)
 	in.exec(`UPDATE task SET cluster_name = 'local', description = 'nightly', command_hash = md5('nightly') WHERE run_id = 'eks-queued'`)

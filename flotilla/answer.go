@@ -35,8 +35,8 @@ type handler struct {
 	streams bool
 }
 
-// adapt makes an http.Handler: it checks who asks and how, bounds the time,
-// maps errors to answers, and logs and counts every request, once.
+// adapt makes an http.Handler. It checks the caller's rights, bounds the time, maps errors to answers, and logs and
+// counts every request once.
 func (e *endpoints) adapt(h handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := e.clock()
@@ -47,7 +47,7 @@ func (e *endpoints) adapt(h handler) http.Handler {
 		}
 		e.record(r, ww, err, e.clock().Sub(start))
 		if err != nil && ww.Status() == http.StatusOK {
-			// Half an answer is out: only a broken connection tells the caller.
+			// Part of the answer is sent, so only a broken connection can report the error.
 			panic(http.ErrAbortHandler)
 		}
 	})
@@ -75,7 +75,7 @@ func (e *endpoints) serve(w http.ResponseWriter, r *http.Request, h handler) (er
 	return h.serve(w, r)
 }
 
-// httpError is a refusal that only HTTP knows.
+// httpError is a refusal that has no error type in package state.
 type httpError struct {
 	status  int
 	message string
@@ -86,7 +86,7 @@ func (e httpError) Error() string { return e.message }
 // retryAfter is how many seconds a caller should wait for the database.
 const retryAfter = "2"
 
-// statusOf returns the status code and the message for an error; it is the one table of them.
+// statusOf returns the status code and the message of an error.
 func statusOf(err error) (status int, message string) {
 	var (
 		refused     httpError
@@ -132,7 +132,7 @@ func (e *endpoints) answerError(w http.ResponseWriter, r *http.Request, err erro
 	}
 }
 
-// record logs and counts a request that has been answered.
+// record logs and counts a request after its answer.
 func (e *endpoints) record(r *http.Request, w middleware.WrapResponseWriter, err error, took time.Duration) {
 	route := chi.RouteContext(r.Context()).RoutePattern()
 	if route == "" {
@@ -153,7 +153,7 @@ func (e *endpoints) record(r *http.Request, w middleware.WrapResponseWriter, err
 	e.metrics.Timing(metrics.HTTPRequestDuration, []string{
 		metrics.Tag(metrics.TagMethod, method), metrics.Tag(metrics.TagRoute, route),
 	}, took)
-	// The route is known only now.
+	// chi sets the route while it serves the request.
 	trace.SpanFromContext(r.Context()).SetName(method + " " + route)
 	e.accessLog(r, status, w.BytesWritten(), err, took)
 }
@@ -167,7 +167,7 @@ func (e *endpoints) accessLog(r *http.Request, status, bytes int, err error, too
 	level := slog.LevelInfo
 	switch {
 	case r.Context().Err() != nil:
-		// The caller has gone; what is missing is nobody's fault.
+		// The caller has left, so an incomplete answer is no fault.
 	case status >= http.StatusInternalServerError:
 		level = slog.LevelError
 	case r.URL.Path == "/readyz" || r.URL.Path == "/api/v6/health":

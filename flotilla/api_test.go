@@ -25,7 +25,7 @@ import (
 	"github.com/stitchfix/flotilla-os/state/statetest"
 )
 
-// testAPI is the HTTP API with the real services on a real database of its own; only the clusters are made up.
+// testAPI is the HTTP API with the real services on a real database of its own. Only the clusters are fakes.
 type testAPI struct {
 	url     string
 	db      *sql.DB
@@ -42,7 +42,7 @@ type clock struct{ now time.Time }
 
 func (c *clock) Now() time.Time { return c.now }
 
-// noon is the time of the tests that want a certain one.
+// noon is the time of the tests that need a fixed one.
 var noon = time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
 
 func newAPI(t testing.TB, changes ...func(*flotilla.RouterConfig)) *testAPI {
@@ -127,14 +127,14 @@ func (a *testAPI) routerConfig(t testing.TB) flotilla.RouterConfig {
 	}
 }
 
-// answer is what came back.
+// answer is the answer to a request of a test.
 type answer struct {
 	status int
 	header http.Header
 	body   []byte
 }
 
-// call sends a request and holds the answer against the OpenAPI document.
+// call sends a request and checks the answer against the OpenAPI document.
 func (a *testAPI) call(t testing.TB, method, path, body string) answer {
 	t.Helper()
 	return a.send(t, a.request(t, method, path, body))
@@ -192,7 +192,7 @@ func (a answer) failure(t testing.TB) string {
 // insert stores rows as they stand in JSON, past everything that checks them.
 func (a *testAPI) insert(t testing.TB, table string, rows json.RawMessage) {
 	t.Helper()
-	// The name is one of ours.
+	// The test chose the name.
 	query := `INSERT INTO ` + table + ` OVERRIDING SYSTEM VALUE SELECT * FROM jsonb_populate_recordset(NULL::` + table + `, $1)`
 	_, err := a.db.Exec(query, string(rows))
 	require.NoError(t, err, table)

@@ -18,7 +18,7 @@ func token(name, access, secret string) config.APIToken {
 	return config.APIToken{Name: name, Access: access, SHA256: hex.EncodeToString(sum[:])}
 }
 
-func TestTokensDecideWhoMayReadAndWrite(t *testing.T) {
+func TestTokensAllowReadsOrWrites(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t, func(c *flotilla.RouterConfig) {
 		c.HTTP.APITokens = []config.APIToken{
@@ -57,7 +57,7 @@ func TestTokensDecideWhoMayReadAndWrite(t *testing.T) {
 	}
 }
 
-func TestATokenThatIsNoHashStopsTheStart(t *testing.T) {
+func TestATokenThatIsNoHashIsRefusedAtStart(t *testing.T) {
 	t.Parallel()
 	cfg := newAPI(t).routerConfig(t)
 	cfg.HTTP.APITokens = []config.APIToken{{Name: "broken", Access: config.AccessRead, SHA256: "abc"}}
@@ -65,7 +65,7 @@ func TestATokenThatIsNoHashStopsTheStart(t *testing.T) {
 	require.ErrorContains(t, err, "broken")
 }
 
-func TestDevModeRefusesWhatAWebPageCouldSend(t *testing.T) {
+func TestDevModeRefusesRequestsThatAWebPageCouldSend(t *testing.T) {
 	t.Parallel()
 	dev := newAPI(t, func(c *flotilla.RouterConfig) { c.DevMode = true })
 	withTokens := newAPI(t, func(c *flotilla.RouterConfig) {
@@ -149,7 +149,7 @@ func TestOriginsComeFromTheConfiguration(t *testing.T) {
 	}
 }
 
-func TestWhoActsIsToldToTheServices(t *testing.T) {
+func TestTheActorReachesTheServices(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)
 	a.seed(t)

@@ -22,7 +22,7 @@ var sound = map[string]string{
 	"template_name": "full", "template_version": "1", "cluster_id": "7", "worker_type": "submit",
 }
 
-// hostile are texts that mean something to somebody on the way.
+// hostile lists texts with a meaning in SQL, HTML, templates or shells.
 var hostile = []string{
 	`'; drop table task; --`, `' OR '1'='1`, `%`, `_`, `\`, `"`, `$1`, `%s%n`, `../../etc/passwd`, `<script>`, `null`, `-1`,
 	`99999999999999999999`, `1e309`, "\u202e", "🚀", strings.Repeat("x", 100_000), strings.Repeat("9", 5_000), " ", "\n", "\xff", "a\x00b",
@@ -136,7 +136,7 @@ func TestHostileQueriesNeverFail(t *testing.T) {
 	assert.Equal(t, before, a.contents(t))
 }
 
-func TestBodiesThatAreNoRequestAreRefusedByEveryRoute(t *testing.T) {
+func TestMalformedBodiesAreRefusedByEveryRoute(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)
 	a.seed(t)
@@ -168,7 +168,7 @@ func TestMembersOfAnotherTypeAreRefusedByName(t *testing.T) {
 		properties, names, isArray := requestSchema(t, a.document, route)
 		for _, name := range slices.Sorted(maps.Keys(properties)) {
 			if name == "worker_type" && !isArray {
-				continue // The path says it.
+				continue // The path has it.
 			}
 			for _, value := range wrong(properties[name]) {
 				members := map[string]any{}
@@ -212,7 +212,7 @@ func TestHostileTextsAreStoredAsTheyAre(t *testing.T) {
 	}
 }
 
-func TestAWarningRepeatsOnlyTheBeginningOfALongName(t *testing.T) {
+func TestAWarningShortensALongName(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)
 	a.seed(t)

@@ -9,12 +9,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestBodiesThatCannotBeReadSayWhy(t *testing.T) {
+func TestUnreadableBodiesAreRefusedWithTheReason(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)
 	a.seed(t)
 	const execute, definition, worker = "/api/v6/task/def-empty/execute", "/api/v6/task/def-empty", "/api/v5/worker"
-	for name, c := range map[string]struct{ path, body, says string }{
+	for name, c := range map[string]struct{ path, body, want string }{
 		"no body":                       {definition, "", "no body"},
 		"blanks":                        {definition, " \n", "no body"},
 		"half an object":                {definition, `{"memory":`, "not valid JSON"},
@@ -66,7 +66,7 @@ func TestBodiesThatCannotBeReadSayWhy(t *testing.T) {
 			t.Parallel()
 			got := a.call(t, http.MethodPut, c.path, c.body)
 			assert.Equal(t, http.StatusBadRequest, got.status, "%s", got.body)
-			assert.Contains(t, got.failure(t), c.says)
+			assert.Contains(t, got.failure(t), c.want)
 		})
 	}
 }
@@ -107,7 +107,7 @@ func TestKeysMatchRegardlessOfCaseAtEveryLevel(t *testing.T) {
 	assert.Equal(t, map[string]any{"Case": "Kept"}, run["labels"])
 }
 
-func TestV1AndV2AreBlindToWhatTheyDoNotTake(t *testing.T) {
+func TestV1AndV2IgnoreUnknownMembersOfAnyShape(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)
 	a.seed(t)
@@ -141,7 +141,7 @@ func TestV1AndV2AreBlindToWhatTheyDoNotTake(t *testing.T) {
 	})
 }
 
-func TestTextThatOnlyLooksLikeANULIsKept(t *testing.T) {
+func TestAnEscapedBackslashBeforeU0000IsKept(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)
 	a.seed(t)

@@ -9,7 +9,7 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// cluster is a made-up cluster that knows the logs, events and manifests that a test gives it, and starts nothing.
+// cluster is a fake cluster with the logs, events and manifests of a test. It starts nothing.
 type cluster struct {
 	mu        sync.Mutex
 	logs      map[string]string

@@ -80,7 +80,7 @@ func TestAdaptiveResourceAllocationIsOnUnlessItIsOff(t *testing.T) {
 	assert.Equal(t, false, off["adaptive_resource_allocation"])
 }
 
-func TestDeletingWhatIsGoneIsDone(t *testing.T) {
+func TestDeletingAMissingDefinitionSucceeds(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)
 	assert.Equal(t, map[string]any{"deleted": true}, a.ok(t, http.MethodDelete, "/api/v6/task/none", ""))
@@ -163,7 +163,7 @@ func TestRefusalsReachAClientThatSendsFirst(t *testing.T) {
 	}
 }
 
-func TestTextsThatAreNoCharactersAreRefused(t *testing.T) {
+func TestInvalidUTF8IsRefused(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)
 	a.seed(t)
@@ -201,7 +201,7 @@ func TestTextsThatAreNoCharactersAreRefused(t *testing.T) {
 	}
 }
 
-func TestFieldsThatNothingTakesAreNamed(t *testing.T) {
+func TestUnknownFieldsAreNamedInAWarning(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)
 	a.seed(t)

@@ -57,7 +57,7 @@ func (e *endpoints) updateDefinition(w http.ResponseWriter, r *http.Request) err
 	return writeDefinition(w, definition, err)
 }
 
-// deleteDefinition also reports success if the definition does not exist: what the caller wants is the case.
+// deleteDefinition also reports success if the definition does not exist, as the program before did.
 func (e *endpoints) deleteDefinition(w http.ResponseWriter, r *http.Request) error {
 	err := e.definitions.Delete(r.Context(), pathParam(r, "definition_id"))
 	if missing := (state.MissingResource{}); err != nil && !errors.As(err, &missing) {

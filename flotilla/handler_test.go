@@ -39,13 +39,13 @@ func failing(err error) func(*flotilla.RouterConfig) {
 	return getting(func(context.Context) (state.Run, error) { return state.Run{}, err })
 }
 
-func TestErrorsHaveOneAnswerEach(t *testing.T) {
+func TestEachErrorHasItsStatus(t *testing.T) {
 	t.Parallel()
 	secret := errors.New("pq: password of the database is hunter2")
 	for name, c := range map[string]struct {
-		err  error
-		want int
-		says string
+		err     error
+		status  int
+		message string
 	}{
 		"malformed input":  {fmt.Errorf("wrapped: %w", state.Malformedf("memory must be a number")), http.StatusBadRequest, "memory must be a number"},
 		"missing resource": {state.Missingf("there is no run"), http.StatusNotFound, "there is no run"},
@@ -59,20 +59,20 @@ func TestErrorsHaveOneAnswerEach(t *testing.T) {
 			log := &testkit.Log{}
 			a := newAPI(t, failing(c.err), func(cfg *flotilla.RouterConfig) { cfg.Logger = slog.New(slog.NewTextHandler(log, nil)) })
 			got := a.call(t, http.MethodGet, "/api/v6/history/some-run", "")
-			assert.Equal(t, c.want, got.status)
-			assert.Contains(t, got.failure(t), c.says)
+			assert.Equal(t, c.status, got.status)
+			assert.Contains(t, got.failure(t), c.message)
 			assert.NotContains(t, string(got.body), "hunter2")
 			assert.Contains(t, log.String(), strings.Fields(c.err.Error())[0])
 			assert.Contains(t, log.String(), got.header.Get("X-Request-Id"))
 			assert.Contains(t, log.String(), "run_id=some-run")
-			if c.want == http.StatusServiceUnavailable {
+			if c.status == http.StatusServiceUnavailable {
 				assert.NotEmpty(t, got.header.Get("Retry-After"))
 			}
 		})
 	}
 }
 
-func TestAPanicIsAnsweredAndLogged(t *testing.T) {
+func TestAPanicGets500AndIsLogged(t *testing.T) {
 	t.Parallel()
 	log := &testkit.Log{}
 	a := newAPI(t, getting(func(context.Context) (state.Run, error) { panic("boom") }),
@@ -84,10 +84,10 @@ func TestAPanicIsAnsweredAndLogged(t *testing.T) {
 	assert.Contains(t, log.String(), "handler_test.go")
 }
 
-func TestASlowDatabaseIsGivenUpBeforeTheConnectionIs(t *testing.T) {
+func TestASlowDatabaseGets503BeforeTheWriteTimeout(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t, func(c *flotilla.RouterConfig) {
-		c.HTTP.WriteTimeout = 300 * time.Millisecond
+		c.HTTP.WriteTimeout = 4 * time.Second // the answer has a tenth of it to arrive
 		getting(func(ctx context.Context) (state.Run, error) {
 			<-ctx.Done()
 			return state.Run{}, ctx.Err()
@@ -120,7 +120,7 @@ func TestARequestWithoutADatabaseGets503(t *testing.T) {
 	assert.Equal(t, http.StatusOK, a.call(t, http.MethodGet, "/api/v6/health", "").status, "alive is not ready")
 }
 
-func TestPathsThatNobodyAnswers(t *testing.T) {
+func TestUnknownPathsGet404(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)
 	for _, path := range []string{"/", "/api", "/api/v6", "/api/v3/task", "/api/v2/task", "/api/v7/clusters", "/api/v6/task/"} {
@@ -136,7 +136,7 @@ func TestPathsThatNobodyAnswers(t *testing.T) {
 	assert.Equal(t, http.StatusOK, a.call(t, http.MethodHead, "/api/v6/task", "").status)
 }
 
-func TestRequestIDsComeFromTheProxyOrFromUs(t *testing.T) {
+func TestRequestIDsComeFromTheProxyOrAreMade(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)
 	r := a.request(t, http.MethodGet, "/api/v6/health", "")
@@ -182,7 +182,7 @@ func TestRequestsAreCountedByTheirRoute(t *testing.T) {
 	}, seen.counts)
 }
 
-func TestAMetricsPageIsServedWhereThereIsOne(t *testing.T) {
+func TestTheMetricsPageIsServedIfThereIsOne(t *testing.T) {
 	t.Parallel()
 	prometheus := metrics.NewPrometheus()
 	a := newAPI(t, func(c *flotilla.RouterConfig) { c.Metrics, c.MetricsPage = prometheus, prometheus.Handler() })

@@ -41,7 +41,7 @@ func (a *testAPI) launched(t testing.TB, path string, body map[string]any) strin
 	return hash
 }
 
-func TestACommandIsItsRunsIdentity(t *testing.T) {
+func TestTheHashIdentifiesTheCommand(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)
 	a.seed(t)
@@ -100,7 +100,7 @@ func TestCommandsAreHashedByTheirBytes(t *testing.T) {
 	}
 }
 
-func TestARunWithoutACommandHasNoIdentity(t *testing.T) {
+func TestARunWithoutACommandHasNoHash(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)
 	a.seed(t)
@@ -121,7 +121,7 @@ func TestARunWithoutACommandHasNoIdentity(t *testing.T) {
 	assert.Empty(t, a.launched(t, "/api/v6/task/def-old/execute", map[string]any{}), "a definition with an empty command")
 }
 
-func TestTheDefinitionsCommandCountsWhereTheRequestHasNone(t *testing.T) {
+func TestTheDefinitionsCommandIsHashedIfTheRequestHasNone(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)
 	a.seed(t)
@@ -136,7 +136,7 @@ func TestTheDefinitionsCommandCountsWhereTheRequestHasNone(t *testing.T) {
 	assert.Equal(t, own, a.launched(t, "/api/v2/task/def-full/execute", v2))
 }
 
-func TestTheRenderedCommandOfATemplateCounts(t *testing.T) {
+func TestTheRenderedCommandOfATemplateIsHashed(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)
 	a.seed(t)
@@ -153,7 +153,7 @@ func TestTheRenderedCommandOfATemplateCounts(t *testing.T) {
 	assert.NotEqual(t, first, given, "a command of the request goes before")
 }
 
-func TestASparkRunIsKnownByWhatItSubmits(t *testing.T) {
+func TestASparkRunIsHashedByItsSubmitLine(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)
 	a.seed(t)
@@ -178,7 +178,7 @@ func TestASparkRunIsKnownByWhatItSubmits(t *testing.T) {
 	assert.Equal(t, a.launched(t, executeEmpty, map[string]any{"command": "run it"}), commanded, "a command goes before")
 }
 
-func TestTheSameIdempotenceKeyAnswersTheSameRun(t *testing.T) {
+func TestTheSameIdempotenceKeyReturnsTheSameRun(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)
 	a.seed(t)

@@ -73,8 +73,8 @@ func (e *endpoints) streamLog(w http.ResponseWriter, r *http.Request, request se
 // stalledAfter is how long a reader of a stream may take nothing.
 const stalledAfter = 30 * time.Second
 
-// stream is an answer of any length: a reader that takes nothing ends it, not the server's write timeout. Its header is
-// written with its first byte, so that an error before that is answered as one.
+// stream is an answer of any length. It ends if its reader takes nothing for stalledAfter; the server's write timeout does
+// not apply. Its header is written with its first byte, so that an error before it can still change the status code.
 type stream struct {
 	w           http.ResponseWriter
 	control     *http.ResponseController
@@ -109,7 +109,7 @@ func (s *stream) Write(p []byte) (int, error) {
 	if err := s.begin(); err != nil {
 		return 0, err
 	}
-	// Deadlines of a connection are of the wall clock.
+	// The deadlines of a connection use the wall clock.
 	if err := s.control.SetWriteDeadline(time.Now().Add(stalledAfter)); err != nil {
 		return 0, err
 	}

@@ -211,7 +211,7 @@ func TestAResumedStreamWaitsForTheDatabase(t *testing.T) {
 	a.manager = present
 }
 
-func TestAReaderWhoLeavesEndsTheStream(t *testing.T) {
+func TestTheStreamEndsWithItsReader(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)
 	a.seed(t)
@@ -220,8 +220,8 @@ func TestAReaderWhoLeavesEndsTheStream(t *testing.T) {
 	require.NoError(t, err)
 	cancel()
 	_ = response.Body.Close()
-	// The server of the test waits for its requests when it is closed, and the
-	// check for leaked goroutines fails where this one goes on.
+	// The server of the test waits for its requests when it is closed, and the check for leaked goroutines fails if this
+	// one goes on.
 }
 
 func TestAShutdownEndsStreams(t *testing.T) {

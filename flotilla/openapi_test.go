@@ -91,7 +91,7 @@ func (d document) response(pattern, method string, status int) (pointer []string
 	return pointer
 }
 
-// hold fails the test if an answer does not match the document.
+// hold fails the test if an answer does not match the OpenAPI document.
 func (d document) hold(t testing.TB, r *http.Request, got answer) {
 	t.Helper()
 	assert.NotEmpty(t, got.header.Get("X-Request-Id"), "every answer has an id")
@@ -184,7 +184,7 @@ func TestTheOpenAPIDocumentIsServed(t *testing.T) {
 	assert.Len(t, got["paths"], len(a.at("paths")))
 }
 
-func TestTheOpenAPIDocumentRefersToNothingThatIsMissing(t *testing.T) {
+func TestTheOpenAPIDocumentHasNoDanglingReference(t *testing.T) {
 	t.Parallel()
 	d := openAPI(t)
 	raw, err := yaml.YAMLToJSON(api.OpenAPI)

@@ -23,8 +23,8 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// This file is the one place that checks the texts of requests: addresses and
-// bodies hold no NUL and nothing but UTF-8 when a handler sees them.
+// This file is the one place that checks the texts of requests: addresses and bodies that reach a handler are UTF-8
+// without NUL.
 
 const (
 	// maxBodyBytes is the largest request body, 10 MiB (rest-api.md, General).
@@ -39,12 +39,12 @@ const (
 	maxDigits = 1000
 	// maxIgnored bounds how many ignored fields a warning names.
 	maxIgnored = 20
-	// maxQuoted bounds, in bytes, what an answer repeats of a caller's text.
+	// maxQuoted bounds the part of a caller's text that an answer repeats, in bytes.
 	maxQuoted = 100
 )
 
 // readJSON reads a JSON body into dst, a pointer to a type of package api, and returns the members that were sent, by
-// their names in the type of dst. What dst has no field for is ignored and named in a Warning header.
+// their names in the type of dst. Members that dst has no field for are ignored and named in a Warning header.
 func readJSON(w http.ResponseWriter, r *http.Request, dst any) (sent map[string]any, err error) {
 	raw, err := readBody(r)
 	if err != nil {
@@ -56,8 +56,8 @@ func readJSON(w http.ResponseWriter, r *http.Request, dst any) (sent map[string]
 	return parse(w, raw, dst, false)
 }
 
-// readTaken reads a JSON body like readJSON, except that what dst has no field
-// for may hold anything, and no body means {}.
+// readTaken reads a JSON body like readJSON, except that it does not check members that dst has no field for, and that an
+// empty body means {}.
 func readTaken(w http.ResponseWriter, r *http.Request, dst any) error {
 	raw, err := readBody(r)
 	if err != nil || len(bytes.TrimSpace(raw)) == 0 {
@@ -230,15 +230,15 @@ func utf16Unit(raw []byte) (unit, next uint64) {
 	return code(0), code(6)
 }
 
-// inspection looks through a decoded body beside the type that it was decoded into.
+// inspection checks a decoded body against the type that it was decoded into.
 type inspection struct {
 	// blind inspections do not look into members that are ignored.
 	blind bool
-	// ignored names the members that no field takes.
+	// ignored names the members without a field.
 	ignored []string
 }
 
-// value inspects a value that was decoded into a t; t is nil for what the client may fill as it likes.
+// value inspects a value that was decoded into a t. t is nil for a value of any shape.
 func (c *inspection) value(v any, t reflect.Type, path string, depth int) error {
 	if depth > maxNesting {
 		return state.Malformedf("the request body is nested more than %d levels deep", maxNesting)
@@ -319,7 +319,7 @@ func jsonFields(t reflect.Type) (fields []jsonField) {
 	return fields
 }
 
-// fieldOf returns the field that takes a member, regardless of case; the zero jsonField if there is none.
+// fieldOf returns the field of a member, regardless of case; the zero jsonField if there is none.
 func fieldOf(t reflect.Type, member string) jsonField {
 	if t.Kind() == reflect.Struct {
 		for _, f := range jsonFields(t) {
@@ -331,8 +331,8 @@ func fieldOf(t reflect.Type, member string) jsonField {
 	return jsonField{}
 }
 
-// meant suggests the field of t that an unknown member probably stands for:
-// one that begins alike, or differs in few letters.
+// meant returns a suggestion of the field of t that an unknown member probably stands for: one with the same beginning,
+// or one that differs in few letters.
 func meant(t reflect.Type, member string) string {
 	member = strings.ToLower(member)
 	best, least := "", len(member)/4+2
@@ -375,7 +375,7 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// checkAddress refuses paths and queries that hold what no row could hold.
+// checkAddress refuses paths and queries with texts that Postgres cannot store.
 func checkAddress(r *http.Request) error {
 	if !storable(r.URL.Path) {
 		return state.Malformedf("the path holds a NUL character or is not UTF-8")

@@ -1,5 +1,5 @@
 // Package flotilla is the HTTP API: routes, reading of requests and writing of answers. What a request does is in
-// package services, the wire types are in package api, and package auth decides who may ask.
+// package services, the wire types are in package api, and package auth admits or denies requests.
 package flotilla
 
 import (
@@ -40,8 +40,8 @@ type RouterConfig struct {
 	HTTP config.HTTP
 	// Tracer records every request as a span; nil records none.
 	Tracer trace.TracerProvider
-	// DevMode refuses what a web page could send to a server on the loopback interface behind its user's back; it has
-	// no effect if there are API tokens.
+	// DevMode refuses requests that a web page could make its user's browser send to a server on the loopback
+	// interface. It has no effect if there are API tokens.
 	DevMode bool
 	// Ready returns details for operators, or an error if requests cannot be served now.
 	Ready func(ctx context.Context) (map[string]string, error)
@@ -201,7 +201,7 @@ type requestIDKey struct{}
 // soundRequestID matches what is taken over as a request's id from a proxy.
 var soundRequestID = regexp.MustCompile(`^[A-Za-z0-9_.:/+=-]{1,128}$`)
 
-// requestID gives every request an id, in its answer and in the log.
+// requestID gives every request an id, which its answer and the log carry.
 func requestID(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := r.Header.Get(requestIDHeader)
@@ -209,7 +209,7 @@ func requestID(next http.Handler) http.Handler {
 			id = uuid.NewString()
 		}
 		w.Header().Set(requestIDHeader, id)
-		// Not by the CORS library, which would spell it Etag.
+		// The CORS library would spell it Etag.
 		w.Header().Set("Access-Control-Expose-Headers", "Warning, "+requestIDHeader+", ETag")
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), requestIDKey{}, id)))
 	})
@@ -242,8 +242,8 @@ func (e *endpoints) corsOptions() cors.Options {
 
 var slashes = regexp.MustCompile(`//+`)
 
-// routeOnSentPath has routes chosen by the path as it was sent, so that a %2F
-// in a parameter separates nothing. Doubled slashes count as one.
+// routeOnSentPath has chi route by the path as it was sent, so that a %2F in a parameter separates nothing. Doubled
+// slashes count as one.
 func routeOnSentPath(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		chi.RouteContext(r.Context()).RoutePath = slashes.ReplaceAllString(r.URL.EscapedPath(), "/")
@@ -273,7 +273,7 @@ func methodNotAllowed(w http.ResponseWriter, r *http.Request) error {
 
 type readinessFunc func(ctx context.Context) (map[string]string, error)
 
-// health reports that the process is alive; it looks at nothing else.
+// health reports that the process is alive. It checks nothing else.
 func health(w http.ResponseWriter, _ *http.Request) error {
 	return writeJSON(w, api.Health{Status: "healthy", Message: "Service is up and running"})
 }

@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// idleTimeout closes connections on which nothing is asked.
+	// idleTimeout bounds how long a connection stays open between requests.
 	idleTimeout = 2 * time.Minute
 	// maxHeaderBytes leaves room for a long list of filters in the address.
 	maxHeaderBytes = 1 << 20
@@ -39,8 +39,8 @@ func NewServer(h http.Handler, cfg config.HTTP, logger *slog.Logger) *http.Serve
 
 type closingKey struct{}
 
-// untilShutdown returns a copy of a request's ctx that also ends when the server shuts down: a shutdown waits for
-// requests, and following a log may never end by itself.
+// untilShutdown returns a copy of a request's ctx that also ends when the server shuts down. A shutdown waits for
+// requests, and a request that follows a log may never end.
 func untilShutdown(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	closing, ok := ctx.Value(closingKey{}).(context.Context)

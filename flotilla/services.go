@@ -33,7 +33,7 @@ type Executions interface {
 	Manifest(ctx context.Context, runID string) ([]byte, error)
 }
 
-// Templates keeps templates and runs them.
+// Templates stores and executes templates.
 type Templates interface {
 	List(ctx context.Context, opts state.ListOptions) (state.TemplateList, error)
 	Get(ctx context.Context, id string) (state.Template, error)
@@ -45,7 +45,7 @@ type Templates interface {
 	HistoryByName(ctx context.Context, name string, opts state.ListOptions) (state.RunList, []string, error)
 }
 
-// Logs reads the logs of runs.
+// Logs returns the logs of runs.
 type Logs interface {
 	Page(ctx context.Context, runID string, q services.LogRequest) (services.LogPage, error)
 	Stream(ctx context.Context, runID string, w io.Writer, q services.LogRequest) error
@@ -55,7 +55,7 @@ type Logs interface {
 	Follow(ctx context.Context, runID string, q services.LogRequest, emit func(line []byte, lastSeen string) error) (state.Run, error)
 }
 
-// Clusters keeps the places where runs are executed.
+// Clusters stores the clusters.
 type Clusters interface {
 	List(ctx context.Context) ([]state.Cluster, error)
 	Get(ctx context.Context, id string) (state.Cluster, error)
@@ -64,7 +64,7 @@ type Clusters interface {
 	Delete(ctx context.Context, id string) error
 }
 
-// Workers keeps the counts of the loops that move runs along.
+// Workers stores the counts of the workers.
 type Workers interface {
 	List(ctx context.Context) ([]state.Worker, error)
 	Get(ctx context.Context, t state.WorkerType) (state.Worker, error)

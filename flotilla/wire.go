@@ -230,7 +230,7 @@ func present[T any](items []T) []T {
 	return slices.Clip(items)
 }
 
-// utc returns t in UTC, as every time of an answer is.
+// utc returns t in UTC, for an answer.
 func utc(t *time.Time) *time.Time {
 	if t == nil {
 		return nil

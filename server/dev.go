@@ -25,7 +25,7 @@ type DevOptions struct {
 	Ready func(Ready)
 }
 
-// Ready is a dev server that answers requests.
+// Ready describes a dev server that serves requests.
 type Ready struct {
 	URL    string
 	Config config.Config

@@ -299,7 +299,7 @@ func (s *Server) ready(ctx context.Context) (map[string]string, error) {
 	return info, s.manager.Check(ctx)
 }
 
-// Run serves until ctx ends or a part fails. It then lets requests finish, hands claims back and closes everything.
+// Run serves until ctx ends or a part fails. It then finishes requests, hands claims back and closes everything.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.close(context.WithoutCancel(ctx))
 	group, ctx := errgroup.WithContext(ctx)

@@ -7,7 +7,7 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// Events of the audit lines beside state.EventTaskStatus. The first keeps the name that existing log searches look for.
+// Events of the audit lines, besides state.EventTaskStatus. The first keeps the name of existing log searches.
 const (
 	eventRunCreated         = "FlotillaSubmitTask"
 	eventDefinitionCreated  = "definition_created"
@@ -20,7 +20,7 @@ const (
 	eventWorkerCountUpdated = "worker_count_updated"
 )
 
-// Actor is who made a request, as far as the request says.
+// Actor identifies the maker of a request, as far as the request does.
 type Actor struct {
 	// Token is the name of the API token, empty if the API is open.
 	Token string
@@ -41,7 +41,7 @@ func ActorFrom(ctx context.Context) Actor {
 	return a
 }
 
-// auditor returns who acts in ctx. owner is the owner that the request names, empty if it names none.
+// auditor returns the Auditor of a change made in ctx. owner is the owner that the request names, or empty.
 func auditor(ctx context.Context, owner string) state.Auditor {
 	actor := ActorFrom(ctx)
 	by := state.Auditor{Who: "unknown", Token: actor.Token, Email: actor.Email}
@@ -53,7 +53,7 @@ func auditor(ctx context.Context, owner string) state.Auditor {
 	return by
 }
 
-// audit writes the one line of a change.
+// audit logs the audit line of a change.
 func audit(ctx context.Context, logger *slog.Logger, event, owner string, attrs ...any) {
 	logger.InfoContext(ctx, "audit", append(state.AuditLine(event, auditor(ctx, owner), owner), attrs...)...)
 }

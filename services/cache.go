@@ -9,18 +9,18 @@ import (
 )
 
 const (
-	// cacheAge is how old what submitting reads may be (architecture.md, "Choices made").
+	// cacheAge is the maximum age of what submitting reads (architecture.md, "Choices made").
 	cacheAge = 10 * time.Second
 	// fetchTimeout bounds the read behind a cache, which outlives the request that started it.
 	fetchTimeout = 10 * time.Second
 )
 
-// cache keeps the values of some keys for a while. However many ask for a key at once, one of them fetches it.
+// cache keeps values by key. Concurrent calls of get for one key share one fetch.
 type cache[V any] struct {
 	clock func() time.Time
-	// most bounds the number of keys, for memory.
+	// most is the maximum number of keys.
 	most int
-	// pause is how long nothing is fetched after a fetch failed; its error is returned meanwhile.
+	// pause is how long get fetches nothing after a fetch failed, and returns its error instead.
 	pause    time.Duration
 	fetching singleflight.Group
 

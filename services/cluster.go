@@ -11,7 +11,7 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// ClusterStore is what clusters need of the database: the rows only.
+// ClusterStore is the database as the ClusterService uses it: the rows only.
 type ClusterStore interface {
 	ListClusters(ctx context.Context) ([]state.Cluster, error)
 	GetCluster(ctx context.Context, id string) (state.Cluster, error)
@@ -23,14 +23,13 @@ type ClusterStore interface {
 // ClusterConfig is what a ClusterService needs.
 type ClusterConfig struct {
 	Store ClusterStore
-	// Configured are the clusters that the configuration names, and that of
-	// the local driver. They cannot be changed through the service.
+	// Configured lists the clusters of the configuration and that of the local driver. The service cannot change them.
 	Configured []state.Cluster
 	Logger     *slog.Logger
 	Clock      func() time.Time
 }
 
-// ClusterService keeps the clusters (rest-api.md, Cluster).
+// ClusterService lists and changes the clusters (rest-api.md, Cluster).
 type ClusterService struct {
 	c     ClusterConfig
 	known *cache[[]state.Cluster]
@@ -52,8 +51,8 @@ func NewClusterService(c ClusterConfig) (*ClusterService, error) {
 	return &ClusterService{c: c, known: newCache[[]state.Cluster](c.Clock, 1, 0)}, nil
 }
 
-// List returns every cluster: those of the configuration that have no row of their
-// own, then the rows by id. A row says more (status, tiers), so it counts.
+// List returns every cluster: those of the configuration that have no row, then the rows by id. A row takes precedence
+// because it holds more (status, tiers).
 func (s *ClusterService) List(ctx context.Context) ([]state.Cluster, error) {
 	rows, err := s.c.Store.ListClusters(ctx)
 	if err != nil {
@@ -79,7 +78,7 @@ func (s *ClusterService) Get(ctx context.Context, id string) (state.Cluster, err
 	return s.c.Store.GetCluster(ctx, id)
 }
 
-// Create stores a cluster. Errors: state.MalformedInput, state.ConflictingResource where the name is taken.
+// Create stores a cluster. Errors: state.MalformedInput, state.ConflictingResource if the name is taken.
 func (s *ClusterService) Create(ctx context.Context, c state.Cluster) error {
 	var f faults
 	if missing := missingOf(named{"name", c.Name == ""}, named{"region", c.Region == ""}); missing != "" {
@@ -150,10 +149,10 @@ func (s *ClusterService) Delete(ctx context.Context, id string) error {
 	return nil
 }
 
-// missAge is how old the cached list may be if it lacks a name.
+// missAge is the maximum age of the cached list if it lacks a name.
 const missAge = time.Second
 
-// Known returns the clusters by name, at most 10 s old. Of rows with one name the lowest id counts. If the list lacks
+// Known returns the clusters by name, at most 10 s old. Of rows with one name, it returns the one with the lowest id. If the list lacks
 // one of the names, which another server may just have stored, it is read again, once a second at most.
 func (s *ClusterService) Known(ctx context.Context, names ...string) (known []state.Cluster, err error) {
 	for _, age := range []time.Duration{cacheAge, missAge} {
@@ -190,7 +189,7 @@ func (s *ClusterService) checkConfiguredName(name string) error {
 	return nil
 }
 
-// checkRename lets a row keep its name, also where the configuration has it.
+// checkRename returns an error if another name is one of the configuration's. A row may keep its name.
 func (s *ClusterService) checkRename(ctx context.Context, id, name string) error {
 	now, err := s.c.Store.GetCluster(ctx, id)
 	if err != nil || now.Name == name {
@@ -213,7 +212,7 @@ func checkClusterID(id string) error {
 	return nil
 }
 
-// firstOfName keeps the first cluster of each name. The rows come by id.
+// firstOfName returns the first cluster of each name.
 func firstOfName(all []state.Cluster) []state.Cluster {
 	seen := map[string]bool{}
 	var out []state.Cluster

@@ -22,7 +22,7 @@ func TestClustersOfConfigurationAndTable(t *testing.T) {
 	b.exec(t, `INSERT INTO cluster_state (name, region, status) VALUES ('both', 'r', 'offline')`)
 	list, err := b.clusters.List(t.Context())
 	require.NoError(t, err)
-	require.Len(t, list, 2, "a row says more than the configuration of its name")
+	require.Len(t, list, 2, "a row takes precedence over the configuration of its name")
 	assert.Equal(t, "cfg-mine", list[0].ID)
 	assert.Equal(t, state.ClusterActive, list[0].Status)
 	assert.Equal(t, state.ClusterOffline, list[1].Status)
@@ -66,7 +66,7 @@ func TestChangeClusters(t *testing.T) {
 	require.NoError(t, b.clusters.Delete(t.Context(), c.ID))
 	_, ok, err = find(t, b.clusters, "n")
 	require.NoError(t, err)
-	assert.False(t, ok, "one's own changes are seen at once")
+	assert.False(t, ok, "a server's own changes are visible at once")
 	for _, event := range []string{"cluster_created", "cluster_deleted"} {
 		assert.Contains(t, b.log.String(), event)
 	}
@@ -105,7 +105,7 @@ func TestMalformedClusters(t *testing.T) {
 	}
 }
 
-// slowClusters answers when it is told to, and counts.
+// slowClusters returns its clusters once release is closed, and counts the reads.
 type slowClusters struct {
 	ClusterStore
 	mu      sync.Mutex
@@ -144,7 +144,7 @@ func TestManyRequestsReadTheClustersOnce(t *testing.T) {
 		requests.Go(func() {
 			known, err := s.Known(t.Context())
 			assert.NoError(t, err)
-			assert.Len(t, known, 1, "of duplicates the lowest id counts")
+			assert.Len(t, known, 1, "the lowest id wins among duplicates")
 		})
 	}
 	close(store.release)
@@ -157,7 +157,7 @@ func TestManyRequestsReadTheClustersOnce(t *testing.T) {
 	require.ErrorIs(t, err, store.err)
 }
 
-// find looks for a cluster among those that Known returns.
+// find returns a cluster by its name, and reports whether Known returns it.
 func find(t *testing.T, s *ClusterService, name string) (state.Cluster, bool, error) {
 	t.Helper()
 	known, err := s.Known(t.Context(), name)

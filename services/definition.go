@@ -10,7 +10,7 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// DefinitionStore is what definitions need of the database.
+// DefinitionStore is the database as the DefinitionService uses it.
 type DefinitionStore interface {
 	ListDefinitions(ctx context.Context, o state.ListOptions) (state.DefinitionList, error)
 	GetDefinition(ctx context.Context, id string) (state.Definition, error)
@@ -30,7 +30,7 @@ type DefinitionConfig struct {
 	OwnerIDVar string
 }
 
-// DefinitionService keeps definitions (rest-api.md, Definition).
+// DefinitionService stores definitions (rest-api.md, Definition).
 type DefinitionService struct{ c DefinitionConfig }
 
 // NewDefinitionService returns the service.
@@ -67,7 +67,7 @@ func (s *DefinitionService) Tags(ctx context.Context, limit, offset int, name st
 }
 
 // Create stores a new definition under a new id. Errors: state.MalformedInput with everything that is missing or wrong,
-// state.ConflictingResource where the alias is taken.
+// state.ConflictingResource if the alias is taken.
 func (s *DefinitionService) Create(ctx context.Context, d state.Definition) (state.Definition, error) {
 	var f faults
 	if missing := missingOf(named{"image", d.Image == ""}, named{"alias", d.Alias == ""}); missing != "" {
@@ -111,7 +111,7 @@ func (s *DefinitionService) Update(ctx context.Context, id string, u state.Defin
 	return d, nil
 }
 
-// Delete removes a definition and, in time, its runs. state.ConflictingResource while one of them is not STOPPED.
+// Delete removes a definition and, in time, its runs; state.ConflictingResource if one of them is not STOPPED.
 func (s *DefinitionService) Delete(ctx context.Context, id string) error {
 	if err := s.c.Store.DeleteDefinition(ctx, id); err != nil {
 		return err
@@ -134,7 +134,7 @@ func (f *faults) definition(d state.Definition) {
 	f.tags(d.Tags)
 }
 
-// named is a field and whether it is missing.
+// named is a required field of a request.
 type named struct {
 	field   string
 	missing bool

@@ -50,7 +50,7 @@ func TestMalformedDefinitions(t *testing.T) {
 		"an image of 1 MB":              {func(d *state.Definition) { d.Image = long }, []string{"image"}},
 		"a command of 1 MB":             {func(d *state.Definition) { d.Command = &long }, []string{"command"}},
 		"NUL in an alias":               {func(d *state.Definition) { d.Alias = "a\x00" }, []string{"NUL"}},
-		"ports that there are not":      {func(d *state.Definition) { d.Ports = []int64{0, 80, 65_536} }, []string{"ports[0]", "ports[2]"}},
+		"ports out of range":            {func(d *state.Definition) { d.Ports = []int64{0, 80, 65_536} }, []string{"ports[0]", "ports[2]"}},
 		"an empty tag":                  {func(d *state.Definition) { d.Tags = []string{""} }, []string{"tags[0]"}},
 		"a variable without a name":     {func(d *state.Definition) { d.Env = state.EnvList{{Value: "x"}} }, []string{"env[0].name"}},
 		"several faults are all listed": {func(d *state.Definition) { d.Memory, d.CPU = new(int64(-1)), new(int64(1<<40)) }, []string{"memory", "cpu"}},
@@ -73,7 +73,7 @@ func TestMalformedDefinitions(t *testing.T) {
 				d.Image = ""
 			}
 			_, err = b.definitions.Update(t.Context(), stored.DefinitionID, updateOfDefinition(d))
-			require.ErrorAs(t, err, &malformed, "an update is held to the same rules")
+			require.ErrorAs(t, err, &malformed, "an update follows the same rules")
 		})
 	}
 }

@@ -1,8 +1,8 @@
-// Package services holds what the product does: it checks requests, decides what a run is made of (command, identity,
+// Package services implements what the product does: it checks requests, decides what a run is made of (command, identity,
 // place, lifecycle), and reads runs, logs, definitions, templates, clusters and workers.
 //
-// It knows neither HTTP (package flotilla) nor SQL (package state), and it executes nothing (package execution): the
-// submit worker picks up a run that was stored.
+// It contains no HTTP (package flotilla) and no SQL (package state), and executes nothing (package execution): the submit
+// worker picks up a stored run.
 package services
 
 import (
@@ -420,7 +420,7 @@ func firstPositive(numbers ...*int64) *int64 {
 	return nil
 }
 
-// chooseLifecycle returns where a run's node comes from: a GPU is never spot, and spot becomes on-demand if it would
+// chooseLifecycle returns the lifecycle of a run's node: a GPU is never spot, and spot becomes on-demand if it would
 // likely be interrupted or if that would cost much. A history that cannot be read changes nothing and is not read again
 // for cacheAge, so that it does not delay runs.
 func (s *ExecutionService) chooseLifecycle(ctx context.Context, run state.Run, requested *string) string {

@@ -11,7 +11,7 @@ import (
 )
 
 // Definitions are changed here by another server: our own caches know nothing of it, and the clock stands still.
-func TestARunIsOfItsDefinitionAsItIs(t *testing.T) {
+func TestCreateUsesTheCurrentDefinition(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	d := b.definition(t, nil)
@@ -64,7 +64,7 @@ func (r *definitionReads) GetDefinition(ctx context.Context, id string) (state.D
 	return r.ExecutionStore.GetDefinition(ctx, id)
 }
 
-func TestADefinitionIsNotReadForEveryRun(t *testing.T) {
+func TestCreateReadsADefinitionOnceIn10Seconds(t *testing.T) {
 	t.Parallel()
 	reads := &definitionReads{}
 	b := newBench(t, func(s *setup) {

@@ -33,24 +33,24 @@ func TestClusterChoice(t *testing.T) {
 		want    string
 		warning string
 	}{
-		"the default":                                  {"", common{}, testCluster, ""},
-		"the request's":                                {"", common{ClusterName: "tiered"}, "tiered", ""},
-		"the request's before the tier's":              {"", common{ClusterName: "gpus", Tier: new("Tier1")}, "gpus", ""},
-		"one in maintenance is absent":                 {"", common{ClusterName: "closed"}, testCluster, `cluster "closed" is in maintenance`},
-		"an unknown one is absent":                     {"", common{ClusterName: "mars"}, testCluster, `cluster "mars" is not known`},
-		"an offline one is absent":                     {"", common{ClusterName: "off"}, testCluster, `cluster "off" is offline`},
-		"an empty one is absent":                       {"", common{ClusterName: ""}, testCluster, ""},
-		"a hostile one is absent":                      {"", common{ClusterName: strings.Repeat("x", 1<<20)}, testCluster, "is not known"},
-		"the tier's, not an offline one":               {"", common{Tier: new("Tier1")}, "tiered", ""},
-		"the tier's before the target":                 {"target", common{Tier: new("Tier1")}, "tiered", ""},
-		"only an active cluster takes a tier":          {"", common{Tier: new("Tier2")}, testCluster, ""},
-		"the definition's target":                      {"target", common{}, "target", ""},
-		"a target in maintenance":                      {"closed", common{}, "closed", ""},
-		"a required one in maintenance":                {"", common{ClusterName: "closed", ClusterRequired: true}, "closed", ""},
-		"the target before that of GPUs":               {"target", common{GPU: new(int64(1))}, "target", ""},
-		"the target, where the request's is not known": {"target", common{ClusterName: "mars"}, "target", "mars"},
-		"that of GPUs":                                 {"", common{GPU: new(int64(1))}, "gpus", ""},
-		"no GPU":                                       {"", common{GPU: new(int64(0))}, testCluster, ""},
+		"the default":                               {"", common{}, testCluster, ""},
+		"the request's":                             {"", common{ClusterName: "tiered"}, "tiered", ""},
+		"the request's before the tier's":           {"", common{ClusterName: "gpus", Tier: new("Tier1")}, "gpus", ""},
+		"one in maintenance is absent":              {"", common{ClusterName: "closed"}, testCluster, `cluster "closed" is in maintenance`},
+		"an unknown one is absent":                  {"", common{ClusterName: "mars"}, testCluster, `cluster "mars" is not known`},
+		"an offline one is absent":                  {"", common{ClusterName: "off"}, testCluster, `cluster "off" is offline`},
+		"an empty one is absent":                    {"", common{ClusterName: ""}, testCluster, ""},
+		"a hostile one is absent":                   {"", common{ClusterName: strings.Repeat("x", 1<<20)}, testCluster, "is not known"},
+		"the tier's, not an offline one":            {"", common{Tier: new("Tier1")}, "tiered", ""},
+		"the tier's before the target":              {"target", common{Tier: new("Tier1")}, "tiered", ""},
+		"only an active cluster takes a tier":       {"", common{Tier: new("Tier2")}, testCluster, ""},
+		"the definition's target":                   {"target", common{}, "target", ""},
+		"a target in maintenance":                   {"closed", common{}, "closed", ""},
+		"a required one in maintenance":             {"", common{ClusterName: "closed", ClusterRequired: true}, "closed", ""},
+		"the target before that of GPUs":            {"target", common{GPU: new(int64(1))}, "target", ""},
+		"the target, if the request's is not known": {"target", common{ClusterName: "mars"}, "target", "mars"},
+		"that of GPUs":                              {"", common{GPU: new(int64(1))}, "gpus", ""},
+		"no GPU":                                    {"", common{GPU: new(int64(0))}, testCluster, ""},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -127,7 +127,7 @@ func TestANewClusterIsKnownAtOnce(t *testing.T) {
 	assert.Equal(t, testCluster, b.run(t, d, state.ExecutionRequestCommon{ClusterName: "venus"}).ClusterName, "the cache is 10 s old at most")
 }
 
-// history answers the questions of the lifecycle choice and counts them.
+// history is the history that the lifecycle choice reads. It counts the reads.
 type history struct {
 	ExecutionStore
 	share, minutes       float64
@@ -239,7 +239,7 @@ func TestSubmittingReadsTheRuntimeOfACommandOnceIn10Seconds(t *testing.T) {
 	assert.NotContains(t, runtimes.held, "unknown")
 }
 
-func TestHistoryThatCannotBeReadIsLeftAloneFor10Seconds(t *testing.T) {
+func TestUnreadableHistoryIsNotReadAgainFor10Seconds(t *testing.T) {
 	t.Parallel()
 	past := &history{shareErr: errors.New("replica gone"), minutesErr: errors.New("replica gone")}
 	b := newBench(t, func(s *setup) {
@@ -260,8 +260,8 @@ func TestHistoryThatCannotBeReadIsLeftAloneFor10Seconds(t *testing.T) {
 	assert.Equal(t, "ondemand", submit("x"))
 }
 
-// The real queries, upon real rows.
-func TestLifecycleChoiceUponHistory(t *testing.T) {
+// TestLifecycleChoiceFromStoredRuns runs the real queries on real rows.
+func TestLifecycleChoiceFromStoredRuns(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	d := b.definition(t, nil)

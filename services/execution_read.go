@@ -75,8 +75,8 @@ func (s *ExecutionService) Status(ctx context.Context, runID string) (state.Run,
 	return s.c.Store.GetRun(ctx, runID)
 }
 
-// Events returns a run's pod events: the stored ones, else those that its cluster has. A cluster that does not answer
-// counts as having none.
+// Events returns a run's pod events: the stored ones, else those that its cluster has. It returns none if the cluster
+// cannot be reached.
 func (s *ExecutionService) Events(ctx context.Context, runID string) (state.PodEvents, error) {
 	run, err := s.c.Store.GetRun(ctx, runID)
 	if err != nil {
@@ -109,7 +109,7 @@ func (s *ExecutionService) Manifest(ctx context.Context, runID string) ([]byte, 
 	}
 	e, err := s.c.Engines.Engine(ctx, run.EngineKey())
 	if errors.As(err, new(engine.NotNow)) {
-		return nil, state.Missingf("the cluster %q of run %s cannot be asked for its manifest: %s", run.ClusterName, runID, err)
+		return nil, state.Missingf("cannot read the manifest of run %s from cluster %q: %s", runID, run.ClusterName, err)
 	}
 	if err != nil {
 		return nil, err

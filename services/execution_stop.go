@@ -18,7 +18,7 @@ import (
 )
 
 // Stop ends a run and the runs that it spawned, however deep. Each is STOPPED when Stop returns; their containers may go
-// on for their grace period. by is the email of who asks, empty if unknown. Stopping a run that has stopped is no error;
+// on for their grace period. by is the email of the caller, empty if unknown. Stopping a run that has stopped is no error;
 // state.MissingResource if there is no such run.
 func (s *ExecutionService) Stop(ctx context.Context, runID, by string) error {
 	reason := state.ReasonTerminated
@@ -68,7 +68,7 @@ func (s *ExecutionService) stopOne(ctx context.Context, runID, reason string) er
 	return err
 }
 
-// endStopped follows up on a run that this server has just moved to STOPPED.
+// endStopped audits, counts and ends a run that this server has just moved to STOPPED.
 func (s *ExecutionService) endStopped(ctx context.Context, run state.Run) {
 	s.auditStatus(ctx, run)
 	m := metrics.EngineEKSTerminate
@@ -85,8 +85,8 @@ func (s *ExecutionService) auditStatus(ctx context.Context, run state.Run) {
 		state.RunUpdate{ExitCode: run.ExitCode, ExitReason: run.ExitReason})...)
 }
 
-// Report takes what a run says of itself (rest-api.md, "Self-reported status"). Errors: state.MalformedInput for an
-// unknown status, state.MissingResource. What the run's life does not allow changes nothing and is no error.
+// Report applies a status that a run reports of itself (rest-api.md, "Self-reported status"). Errors: state.MalformedInput for an
+// unknown status, state.MissingResource. A move that the life of a run does not allow changes nothing and is no error.
 func (s *ExecutionService) Report(ctx context.Context, runID string, r state.SelfReport) error {
 	var f faults
 	if !r.Status.Valid() {
@@ -146,14 +146,14 @@ func reasonOf(exceptions []string) string {
 }
 
 const (
-	// terminateTimeout bounds how long an engine is asked to end one run.
+	// terminateTimeout bounds a call of Terminate.
 	terminateTimeout = 30 * time.Second
-	// maxTerminating bounds how many engines are asked at the same time.
+	// maxTerminating bounds the concurrent calls of Terminate.
 	maxTerminating = 16
 )
 
-// terminator asks engines to end runs that are STOPPED, without the request that stopped them waiting. It is only the
-// quick way: an engine also ends what it sees of a STOPPED run, so nothing is lost if asking fails.
+// terminator has engines end runs that are STOPPED while the request that stopped them goes on. It only saves time: an
+// engine also ends the containers of every STOPPED run that it sees, so a failure here loses nothing.
 type terminator struct {
 	engines EngineRegistry
 	log     *slog.Logger
@@ -171,7 +171,7 @@ func newTerminator(engines EngineRegistry, log *slog.Logger) *terminator {
 	return &terminator{engines: engines, log: log, slots: semaphore.NewWeighted(maxTerminating), ctx: ctx, cancel: cancel}
 }
 
-// end has the engine of a run asked; it returns at once.
+// end has the engine of a run end it, and returns at once.
 func (t *terminator) end(run state.Run) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -191,12 +191,12 @@ func (t *terminator) end(run state.Run) {
 			err = e.Terminate(ctx, run)
 		}
 		if err != nil && !errors.As(err, new(engine.NotNow)) {
-			t.log.Warn("cannot ask the engine to end the run; its follower will", "run_id", run.RunID, "cluster", run.ClusterName, "error", err)
+			t.log.Warn("cannot end the stopped run now; the follower of its cluster will", "run_id", run.RunID, "cluster", run.ClusterName, "error", err)
 		}
 	})
 }
 
-// close waits for what is under way, until ctx ends; then it gives up on it.
+// close waits for the calls under way. It cancels them when ctx ends.
 func (t *terminator) close(ctx context.Context) error {
 	t.mu.Lock()
 	t.closed = true

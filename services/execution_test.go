@@ -186,7 +186,7 @@ func TestIdempotenceKey(t *testing.T) {
 	assert.NotEqual(t, b.run(t, first, empty).RunID, b.run(t, first, empty).RunID)
 }
 
-func TestRunsOfWhatDoesNotExist(t *testing.T) {
+func TestCreateOfMissingExecutables(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	var missing state.MissingResource

@@ -109,8 +109,8 @@ func TestLogPage(t *testing.T) {
 		"before the start":                             {state.StatusQueued, "", "", ""},
 		"from the beginning":                           {state.StatusRunning, "hello", "", "hello"},
 		"from the position before the first byte":      {state.StatusRunning, "hello", "0", "hello"},
-		"from a value that nobody made":                {state.StatusRunning, "hello", "'; drop table", "hello"},
-		"from a number that nobody made":               {state.StatusRunning, "hello", "3", "hello"},
+		"from a value that is no position":             {state.StatusRunning, "hello", "'; drop table", "hello"},
+		"from a number without a checksum":             {state.StatusRunning, "hello", "3", "hello"},
 		"from a position with a wrong checksum":        {state.StatusRunning, "hello", "3-00000000", "hello"},
 		"from a negative number":                       {state.StatusRunning, "hello", "-3", "hello"},
 		"half a character waits for its rest":          {state.StatusRunning, half, "", "end "},
@@ -221,14 +221,14 @@ func TestLogFollowGoesOnFromAPosition(t *testing.T) {
 	assert.Equal(t, []string{"b", "c"}, lines)
 }
 
-// noCluster knows no cluster at all.
+// noCluster is an EngineRegistry without any cluster.
 type noCluster struct{}
 
 func (noCluster) Engine(_ context.Context, key state.EngineKey) (engine.Engine, error) {
 	return nil, state.Missingf("there is no cluster named %q", key.Cluster)
 }
 
-func TestTheLogOfARunWhoseClusterIsGoneIsEmpty(t *testing.T) {
+func TestLogOfADeletedClusterIsEmpty(t *testing.T) {
 	t.Parallel()
 	store := &oneRun{run: state.Run{RunID: "r", ClusterName: "gone", Status: state.StatusQueued}}
 	logs, err := NewLogService(LogConfig{Store: store, Engines: noCluster{}, Logger: slog.New(slog.DiscardHandler), FollowInterval: 1})
@@ -299,7 +299,7 @@ func TestTail(t *testing.T) {
 	}
 }
 
-// followed is a log that is followed in the background.
+// followed is a log that a goroutine follows.
 type followed struct {
 	store *oneRun
 	e     *fakeEngine
@@ -345,7 +345,7 @@ func followFrom(t *testing.T, run state.Run, written, lastSeen string, err error
 	return f
 }
 
-// rounds waits until the follower has looked at the run again.
+// rounds waits until the follower has read the run again.
 func (f *followed) rounds(t *testing.T) {
 	t.Helper()
 	f.store.mu.Lock()
@@ -358,7 +358,7 @@ func (f *followed) rounds(t *testing.T) {
 	}, 30*time.Second, time.Millisecond)
 }
 
-func TestLinesWithoutAnEndAreFollowed(t *testing.T) {
+func TestLogFollowGivesLinesWithoutAnEnd(t *testing.T) {
 	t.Parallel()
 	f := followRun(t, state.Run{Status: state.StatusRunning})
 	f.e.write("10%\r")
@@ -385,7 +385,7 @@ func TestLinesWithoutAnEndAreFollowed(t *testing.T) {
 	assert.Equal(t, "yes", <-f.lines)
 }
 
-func TestAResumedFollowerIsGivenNoEmptyLineForTheRestOfALineEnd(t *testing.T) {
+func TestLogFollowResumesWithinALineEnd(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		given, rest string
@@ -409,7 +409,7 @@ func TestAResumedFollowerIsGivenNoEmptyLineForTheRestOfALineEnd(t *testing.T) {
 	}
 }
 
-func TestAResumedFollowerWaitsForADatabaseThatIsAwayFromTheStart(t *testing.T) {
+func TestLogFollowResumesWithoutADatabase(t *testing.T) {
 	t.Parallel()
 	position := (&openLog{run: state.Run{RunID: "r"}, offset: 4}).position()
 	f := followFrom(t, state.Run{Status: state.StatusRunning}, "one\ntwo\n", position, errors.New("connection refused"))
@@ -433,7 +433,7 @@ func TestLogServiceResumes(t *testing.T) {
 	}
 }
 
-func TestWhatIsWrittenAfterAStopComesBeforeTheEnd(t *testing.T) {
+func TestLogFollowGivesWhatIsWrittenAfterAStop(t *testing.T) {
 	t.Parallel()
 	f := followRun(t, state.Run{Status: state.StatusRunning, StartedAt: new(time.Now())})
 	stop := func() {
@@ -464,7 +464,7 @@ func TestWhatIsWrittenAfterAStopComesBeforeTheEnd(t *testing.T) {
 	<-f.ended
 }
 
-func TestAFollowerWaitsForTheDatabaseAndTheCluster(t *testing.T) {
+func TestLogFollowWaitsForTheDatabaseAndTheCluster(t *testing.T) {
 	t.Parallel()
 	f := followRun(t, state.Run{Status: state.StatusRunning})
 	f.e.write("one\n")

@@ -19,11 +19,11 @@ import (
 )
 
 const (
-	// logPage is how many bytes of a log one answer holds at most.
+	// logPage is the maximum size of a part of a log, in bytes.
 	logPage = 256 << 10
 	// lineWait is how long a follower waits for the end of a line.
 	lineWait = time.Second
-	// readTimeout bounds one look of a follower at the database and the log, maxReadPause the pause after a failure.
+	// readTimeout bounds one reading of the database and the log by a follower, maxReadPause the pause after a failure.
 	readTimeout  = 10 * time.Second
 	maxReadPause = 5 * time.Second
 )
@@ -71,13 +71,13 @@ func NewLogService(c LogConfig) (*LogService, error) {
 	return &LogService{c}, nil
 }
 
-// LogRequest says which log is wanted, and from where.
+// LogRequest selects a log, and the position where reading begins.
 type LogRequest struct {
-	// LastSeen is the position that the previous answer gave. Without one that was made for this log, reading begins at
+	// LastSeen is the position that the previous call returned. Without one that was made for this log, reading begins at
 	// Tail lines before the end, or at the beginning if Tail is nil.
 	LastSeen string
 	Tail     *int64
-	// Role and Facility choose among the logs of a Spark run.
+	// Role and Facility select among the logs of a Spark run.
 	Role, Facility string
 }
 
@@ -101,13 +101,13 @@ func (s *LogService) Page(ctx context.Context, runID string, r LogRequest) (LogP
 	}
 	whole := wholeRunes(data)
 	if len(whole) == 0 && log.run.Status.Final() {
-		whole = data // the rest of this character will never come
+		whole = data // no more of this character will be written
 	}
 	log.offset += int64(len(whole))
 	return LogPage{Log: string(whole), LastSeen: log.position()}, nil
 }
 
-// Stream writes the log as far as there is one to w, of any size.
+// Stream writes the log to w, as much of it as there is now.
 func (s *LogService) Stream(ctx context.Context, runID string, w io.Writer, r LogRequest) error {
 	log, err := s.open(ctx, runID, r)
 	if err != nil {
@@ -187,7 +187,7 @@ func (s *LogService) Follow(ctx context.Context, runID string, r LogRequest, emi
 	}
 }
 
-// openLog is a reading of one log.
+// openLog reads one log.
 type openLog struct {
 	s     *LogService
 	run   state.Run
@@ -207,7 +207,7 @@ type openLog struct {
 	withinLine bool
 }
 
-// position returns where the reading stands. It is opaque to clients, and bound to the log by a checksum, so that a
+// position returns the position behind what was given out. It is opaque to clients, and bound to the log by a checksum, so that a
 // value that was not made for this log is recognised.
 func (l *openLog) position() string {
 	if l.offset == 0 {

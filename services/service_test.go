@@ -22,7 +22,7 @@ import (
 // testCluster is the default cluster of these tests.
 const testCluster = "moon"
 
-// bench is the services upon a real database, with a cluster that is a fake.
+// bench holds the services on a real database, with a fake cluster.
 type bench struct {
 	*state.Manager
 	db          *sql.DB
@@ -136,7 +136,7 @@ func (w *countingWaker) woken() int {
 	return w.count
 }
 
-// engineMap knows the engines of some clusters.
+// engineMap is an EngineRegistry of the engines of clusters by name.
 type engineMap map[string]engine.Engine
 
 func (m engineMap) Engine(_ context.Context, key state.EngineKey) (engine.Engine, error) {
@@ -147,7 +147,7 @@ func (m engineMap) Engine(_ context.Context, key state.EngineKey) (engine.Engine
 	return e, nil
 }
 
-// fakeEngine answers from what a test puts in.
+// fakeEngine returns what a test puts in.
 type fakeEngine struct {
 	mu         sync.Mutex
 	log        []byte

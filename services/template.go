@@ -14,13 +14,13 @@ import (
 // maxVersions bounds how many versions of a template its history covers.
 const maxVersions = 10_000
 
-// TemplateStore is what templates need of the database.
+// TemplateStore is the database as the TemplateService uses it.
 type TemplateStore interface {
 	ListTemplates(ctx context.Context, o state.ListOptions) (state.TemplateList, error)
 	GetTemplate(ctx context.Context, id string) (state.Template, error)
-	// GetTemplateVersion is a version of a name, nil the latest.
+	// GetTemplateVersion returns a version of a name, the latest if version is nil.
 	GetTemplateVersion(ctx context.Context, name string, version *int64) (state.Template, error)
-	// CreateTemplate stores the next version of a name, or answers false and the latest where nothing differs from it.
+	// CreateTemplate stores the next version of a name. It returns false and the latest version if nothing differs.
 	CreateTemplate(ctx context.Context, t state.Template) (state.Template, bool, error)
 }
 
@@ -30,13 +30,13 @@ type TemplateConfig struct {
 	// Execution creates the runs.
 	Execution *ExecutionService
 	Logger    *slog.Logger
-	// DefaultSize is that of a template that names none.
+	// DefaultSize is the size of a template without one.
 	DefaultSize state.Size
 	// OwnerIDVar is the variable by which a run learns its owner; reserved.
 	OwnerIDVar string
 }
 
-// TemplateService keeps and executes templates (rest-api.md, Template).
+// TemplateService stores and executes templates (rest-api.md, Template).
 type TemplateService struct{ c TemplateConfig }
 
 // NewTemplateService returns the service.
@@ -57,8 +57,8 @@ func (s *TemplateService) Get(ctx context.Context, id string) (state.Template, e
 	return s.c.Store.GetTemplate(ctx, id)
 }
 
-// Create stores a template as the next version of its name, or answers false and the latest version where it is the
-// same. state.MalformedInput where something is missing, or the schema or the command template do not compile.
+// Create stores a template as the next version of its name. It returns false and the latest version if that is the same.
+// The error is a state.MalformedInput if a field is missing, or the schema or the command template does not compile.
 func (s *TemplateService) Create(ctx context.Context, t state.Template) (state.Template, bool, error) {
 	if err := checkNewTemplate(t); err != nil {
 		return state.Template{}, false, err
@@ -89,8 +89,8 @@ func (s *TemplateService) Create(ctx context.Context, t state.Template) (state.T
 	return stored, created, nil
 }
 
-// Execute queues a run of a template. Errors: state.MissingResource, state.MalformedInput, where the payload violates
-// the schema with every violation.
+// Execute queues a run of a template. Errors: state.MissingResource; state.MalformedInput, with every violation of the
+// schema by the payload.
 func (s *TemplateService) Execute(ctx context.Context, id string, req *state.TemplateExecutionRequest) (Created, error) {
 	t, err := s.c.Store.GetTemplate(ctx, id)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// Bounds of what clients may ask for. The columns are Postgres integers
+// Bounds of the fields of requests. The columns are Postgres integers
 // (2^31-1), and ARA multiplies sizes by up to 1.75 in SQL.
 const (
 	// maxAmount bounds memory and storage in MB, cpu in millicores, and deadlines in seconds.
@@ -20,7 +20,7 @@ const (
 	maxName = 512
 	// maxImage bounds the name of an image in bytes.
 	maxImage = 4_096
-	// maxSentence bounds in bytes what an error says of one fault.
+	// maxSentence bounds the description of one fault, in bytes.
 	maxSentence = 1_000
 	// maxCommandAndEnv bounds command and environment together, in bytes.
 	maxCommandAndEnv = 1 << 20
@@ -29,14 +29,14 @@ const (
 	minInt32         = -1 << 31
 )
 
-// faults gathers what is wrong with a request, so that one answer names all of it.
+// faults collects everything that is wrong with a request, so that one error names all of it.
 type faults []string
 
 func (f *faults) addf(format string, args ...any) {
 	*f = append(*f, state.Shorten(fmt.Sprintf(format, args...), maxSentence))
 }
 
-// err is a MalformedInput with all faults, nil where there are none.
+// err returns a MalformedInput with all faults, or nil if there are none.
 func (f faults) err() error {
 	if len(f) == 0 {
 		return nil
@@ -44,7 +44,7 @@ func (f faults) err() error {
 	return state.MalformedInput{Message: strings.Join(f, "; ")}
 }
 
-// text checks the length of a text in bytes. That it holds no NUL and is UTF-8 is checked where it is decoded.
+// text checks the length of a text in bytes. The decoder of requests checks that it is UTF-8 without NUL.
 func (f *faults) text(field, value string, max int) {
 	if len(value) > max {
 		f.addf("%s must be at most %d bytes long, not %d", field, max, len(value))
@@ -57,7 +57,7 @@ func (f *faults) optionalText(field string, value *string, max int) {
 	}
 }
 
-// needText checks a text that must be there.
+// needText checks a text that must not be empty.
 func (f *faults) needText(field, value string, max int) {
 	if strings.TrimSpace(value) == "" {
 		f.addf("%s must not be empty", field)
@@ -129,7 +129,7 @@ func (f *faults) object(field string, value state.Object) {
 	}
 }
 
-// unique returns the values without repetitions, in their order.
+// unique returns the values without duplicates, in their order.
 func unique[T comparable](values []T) []T {
 	var out []T
 	for _, v := range values {
@@ -140,7 +140,7 @@ func unique[T comparable](values []T) []T {
 	return out
 }
 
-// maxClusterText bounds in bytes the texts of a cluster that nothing looks up.
+// maxClusterText bounds the texts of a cluster that no index holds, in bytes.
 const maxClusterText = 4_096
 
 // clusterStatuses lists every status of a cluster.

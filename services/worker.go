@@ -10,9 +10,9 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// WorkerStore is what worker counts need of the database.
+// WorkerStore is the database as the WorkerService uses it.
 type WorkerStore interface {
-	// ListWorkers is one worker per type.
+	// ListWorkers returns one worker per type.
 	ListWorkers(ctx context.Context, engine string) ([]state.Worker, error)
 	GetWorker(ctx context.Context, engine string, t state.WorkerType) (state.Worker, error)
 	// UpdateWorkers sets the counts of the types given, for all engines.
@@ -93,7 +93,7 @@ func checkWorker(w state.Worker) error {
 	return f.err()
 }
 
-// listed returns the words that a field may hold, as a sentence has them.
+// listed returns the values that a field may have, joined for a sentence.
 func listed[T ~string](words []T) string {
 	out := ""
 	for i, word := range words {

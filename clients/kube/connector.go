@@ -71,7 +71,7 @@ func NewConnector(cfg ConnectorConfig) (*Connector, error) {
 // concurrent use.
 type Cluster struct {
 	Name string
-	// Source says in words where the configuration was found.
+	// Source describes where the configuration was found.
 	Source string
 	// AWS reports whether the cluster's user is authenticated by AWS.
 	AWS bool
@@ -79,7 +79,7 @@ type Cluster struct {
 	Client API
 	// Streams is for watches and logs, which end when their context does.
 	Streams API
-	// Metrics asks metrics.k8s.io, which not every cluster serves.
+	// Metrics reads metrics.k8s.io, which not every cluster serves.
 	Metrics metricsclient.Interface
 
 	connector *Connector
@@ -131,7 +131,7 @@ func (c *Connector) connect(cluster string, f found) (*Cluster, error) {
 	}
 	bounded := &http.Client{Transport: streaming.Transport, Timeout: c.cfg.Timeout}
 	metricsCfg := rest.CopyConfig(cfg)
-	// Not every implementation of the metrics API knows protobuf; one that does not responds in JSON.
+	// Implementations of the metrics API without protobuf respond in JSON.
 	metricsCfg.ContentType = contentJSON
 	opened := &Cluster{
 		Name: cluster, Source: f.source, AWS: usesAWS(cfg), connector: c, digest: f.digest, transport: streaming.Transport,
@@ -182,7 +182,7 @@ func usesAWS(cfg *rest.Config) bool {
 	return false
 }
 
-// ImpliedCapabilities returns the capabilities that a cluster of this kind has unless its row says otherwise: nodes of
+// ImpliedCapabilities returns the capabilities that a cluster of this kind has unless its row has others: nodes of
 // AWS are labelled as spot or on-demand and come in two architectures.
 func (c *Cluster) ImpliedCapabilities() []state.Capability {
 	if !c.AWS {

@@ -11,8 +11,8 @@ import (
 	"github.com/stitchfix/flotilla-os/clients/kube/kubetest"
 )
 
-// TestTalksToACluster checks that a real API server accepts our content type and our credentials.
-func TestTalksToACluster(t *testing.T) {
+// TestConnectsToACluster checks that a real API server accepts our content type and our credentials.
+func TestConnectsToACluster(t *testing.T) {
 	t.Parallel()
 	cluster := kubetest.Open(t)
 	namespace := kubetest.Namespace(t, cluster) // a write, in protobuf

@@ -53,11 +53,11 @@ func (e BadConfiguration) Unwrap() error { return e.Err }
 type found struct {
 	source string
 	rest   *rest.Config
-	// digest changes with anything in the configuration, except tokens in files: the client reads those anew by itself.
+	// digest changes with anything in the configuration, except tokens in files, which the client reads again when they change.
 	digest string
 }
 
-// find searches in the order of kubernetes.md, Clusters. The first place that knows the cluster decides, even if what it
+// find searches in the order of kubernetes.md, Clusters. The first place that has the cluster decides, even if what it
 // holds is broken. The errors are NoConfiguration and BadConfiguration.
 func (c *Connector) find(cluster string) (found, error) {
 	var looked []string

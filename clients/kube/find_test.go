@@ -107,7 +107,7 @@ func TestNoConfiguration(t *testing.T) {
 
 func TestBadConfiguration(t *testing.T) {
 	t.Parallel()
-	for name, tc := range map[string]struct{ file, says string }{
+	for name, tc := range map[string]struct{ file, want string }{
 		"no kubeconfig":                    {"{{", "file"},
 		"no current context of several":    {kubeconfig("", "token: t", "a", "b"), "2 contexts"},
 		"a current context that is not":    {kubeconfig("gone", "token: t", "a"), "gone"},
@@ -123,7 +123,7 @@ func TestBadConfiguration(t *testing.T) {
 			var bad BadConfiguration
 			require.ErrorAs(t, err, &bad, "what is broken is not passed over")
 			assert.Contains(t, bad.Source, file)
-			assert.ErrorContains(t, err, tc.says)
+			assert.ErrorContains(t, err, tc.want)
 		})
 	}
 	broken := newConnector(t, config.EKS{InClusterName: "prod"})
@@ -134,7 +134,7 @@ func TestBadConfiguration(t *testing.T) {
 	assert.True(t, errors.Is(err, rest.ErrNotInCluster))
 }
 
-func TestAWSIsKnownByTheCredentialProgram(t *testing.T) {
+func TestTheCredentialProgramIdentifiesAWS(t *testing.T) {
 	t.Parallel()
 	const exec = "exec: {apiVersion: client.authentication.k8s.io/v1beta1, command: %, args: [eks, get-token]}"
 	for name, tc := range map[string]struct {

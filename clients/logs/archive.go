@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// ErrBusy reports that somebody else is writing that log.
+// ErrBusy reports that another writer has the log open.
 var ErrBusy = errors.New("logs: somebody else writes this log")
 
 // Key names the log of one attempt at a run.
@@ -41,7 +41,7 @@ type Writer interface {
 	Write(data []byte) (int, error)
 	// Mark returns what SetMark stored last, with Extra; the zero Mark for a new log.
 	Mark() (Mark, error)
-	// SetMark stores how far the source was read, for whoever continues.
+	// SetMark stores how far the source was read, for the next copy.
 	SetMark(m Mark) error
 	// Complete records that the log is whole.
 	Complete() error

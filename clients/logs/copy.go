@@ -79,7 +79,7 @@ func (c *copier) copy(in *bufio.Reader) error {
 		}
 		begins = readErr == nil
 		if in.Buffered() == 0 {
-			// Nothing more has arrived: let readers see what has.
+			// Nothing more has arrived, so readers get what has.
 			if err := c.flush(); err != nil {
 				return err
 			}

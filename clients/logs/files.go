@@ -216,7 +216,7 @@ func DeleteOlder(ctx context.Context, folder string, than time.Time) (deleted in
 			}
 		}
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil // somebody else deleted it meanwhile
+			return nil // deleted meanwhile
 		}
 		return err
 	})

@@ -231,7 +231,7 @@ func TestFiles(t *testing.T) {
 	files := newFiles(t)
 	part, err := files.Read(t.Context(), key, 5, 10)
 	require.NoError(t, err)
-	assert.Equal(t, logs.Part{}, part, "a log that nobody wrote")
+	assert.Equal(t, logs.Part{}, part, "a log without a writer")
 
 	w := appendTo(t, files)
 	_, err = files.Append(t.Context(), key)

@@ -17,7 +17,7 @@ import (
 var ErrNoServerBinaries = errors.New("no PostgreSQL server binaries (initdb, postgres) found: " +
 	"install them with `apt-get install postgresql`, or set database_url to a database you have")
 
-// Search says where to look for server binaries. The zero value looks in all usual places.
+// Search lists where to look for server binaries. The zero value means all usual places.
 type Search struct {
 	// BinDir is the one folder to look in; empty: Path, then Globs.
 	BinDir string

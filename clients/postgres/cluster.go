@@ -51,7 +51,7 @@ func (l layout) binariesFor(installed []Binaries, major int) (Binaries, error) {
 // initialize makes the cluster under a temporary name and renames it when it is whole, so that an initdb that was cut
 // short leaves nothing that looks like a database.
 func (l layout) initialize(ctx context.Context, binaries Binaries, password string, noSync bool) (err error) {
-	// Interrupted starts left these. One that cannot be removed is in nobody's way: each attempt has a name of its own.
+	// Interrupted starts left these. One that cannot be removed does no harm: each attempt has a name of its own.
 	left, _ := filepath.Glob(filepath.Join(l.home, initPrefix+"*"))
 	for _, dir := range left {
 		_ = os.RemoveAll(dir)
@@ -76,7 +76,7 @@ func (l layout) initialize(ctx context.Context, binaries Binaries, password stri
 	}
 	cmd := exec.CommandContext(ctx, binaries.initdb(), args...)
 	l.prepare(cmd)
-	// initdb removes what it has made if it is asked to end. It stays in our process group: Ctrl-C may well end it.
+	// initdb removes what it has made if it is interrupted. It stays in our process group, so Ctrl-C ends it.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = stopPatience
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -140,7 +140,7 @@ func (l layout) openLog() (*os.File, int64, error) {
 	return file, size, nil
 }
 
-// complaint returns the line of the server's log, from the byte offset on, that best tells why the server ended.
+// complaint returns the line of the server's log, from the byte offset on, that best explains why the server ended.
 func (l layout) complaint(offset int64) string {
 	held, err := os.ReadFile(l.logPath())
 	if err != nil || int64(len(held)) < offset {

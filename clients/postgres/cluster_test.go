@@ -41,7 +41,7 @@ func TestAnInterruptedInitdbIsRepeated(t *testing.T) {
 	assert.Empty(t, left)
 }
 
-// openUp lets every user into a test's folder, because another user runs the server of root.
+// openUp gives every user access to a test's folder, because another user runs the server of root.
 func openUp(t *testing.T, dir string) {
 	t.Helper()
 	for dir != os.TempDir() && dir != "/" {

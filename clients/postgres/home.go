@@ -37,17 +37,17 @@ const (
 )
 
 // usualHomeParent is where the databases of root live. The server runs as another user, who can reach it there and need
-// not be let into the data folder. /tmp would not outlive a restart of the machine.
+// no access to the data folder. /tmp would not outlive a restart of the machine.
 const usualHomeParent = "/var/tmp"
 
-// layout says where the database of a data folder lives and who runs it.
+// layout holds the places of the database of a data folder, and the user that runs it.
 type layout struct {
 	dataDir string
 	home    string
 	owner   *owner // nil: we ourselves
 }
 
-// owner is the unprivileged user who runs the server if we are root: PostgreSQL refuses to run as root.
+// owner is the unprivileged user that runs the server if we are root: PostgreSQL refuses to run as root.
 type owner struct {
 	name     string
 	uid, gid uint32
@@ -57,7 +57,7 @@ func (l layout) cluster() string  { return filepath.Join(l.home, ClusterDir) }
 func (l layout) logPath() string  { return filepath.Join(l.home, logFile) }
 func (l layout) password() string { return filepath.Join(l.dataDir, passwordFile) }
 
-// newLayout finds out where the database of dataDir is, and creates its folder.
+// newLayout finds the home of the database of dataDir, and creates it.
 func newLayout(dataDir string, cfg ServerConfig) (layout, error) {
 	home, inside, err := findHome(dataDir, cfg.HomeParent)
 	if err != nil {
@@ -134,8 +134,8 @@ func findHome(dataDir, parent string) (home string, inside bool, err error) {
 	return home, false, nil
 }
 
-// makeHome creates the home. One that exists must be a folder of ours and not a link: in a folder that everybody may
-// write to, somebody else can have made it first.
+// makeHome creates the home. One that exists must be a folder of ours and not a link: in a folder that every user
+// may write to, another user can have made it first.
 func makeHome(home string, mode fs.FileMode) error {
 	if err := os.Mkdir(home, mode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("creating the database folder: %w", err)
@@ -153,7 +153,7 @@ func makeHome(home string, mode fs.FileMode) error {
 	return nil
 }
 
-// ownerOf returns the user who owns a cluster, or nil if there is no cluster.
+// ownerOf returns the user that owns a cluster, or nil if there is no cluster.
 func ownerOf(cluster string) (*owner, error) {
 	info, err := os.Lstat(cluster)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -189,7 +189,7 @@ func systemUser() (*owner, error) {
 	return nil, errors.New("root cannot run PostgreSQL, and no unprivileged user postgres or nobody exists to run it: create one")
 }
 
-// give makes the user who runs the server the owner of a file or folder.
+// give makes the user that runs the server the owner of a file or folder.
 func (l layout) give(path string) error {
 	if l.owner == nil {
 		return nil

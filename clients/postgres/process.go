@@ -19,7 +19,7 @@ import (
 	"github.com/shirou/gopsutil/v4/process"
 )
 
-// ErrServerDied is wrapped by the error of a server that ended without being asked to.
+// ErrServerDied is wrapped by the error of a server that ended although Stop was not called.
 var ErrServerDied = errors.New("the private PostgreSQL server died")
 
 // errPortTaken means that another program took the port between our choice and the server's start.
@@ -31,7 +31,7 @@ const (
 	readyInterval = 20 * time.Millisecond
 	// adoptedInterval is how often a server that is not our child is looked at.
 	adoptedInterval = 200 * time.Millisecond
-	// stopPatience is how long a program that was told to end at once may take before it is killed.
+	// stopPatience is how long a program that was signalled to end at once may take before it is killed.
 	stopPatience = 5 * time.Second
 )
 
@@ -45,7 +45,7 @@ const (
 // postmaster is the running main process of a server: our child, or one adopted from a Flotilla that crashed.
 type postmaster struct {
 	pid   int
-	asked atomic.Bool // to end
+	asked atomic.Bool // Stop was called
 	done  chan struct{}
 	err   error // why it ended; read after done
 }
@@ -80,7 +80,7 @@ func (p *postmaster) end(ctx context.Context) error {
 	p.asked.Store(true)
 	signal := func(sig syscall.Signal) {
 		if !p.ended() {
-			_ = syscall.Kill(p.pid, sig) // fails only if the process has ended, which done tells too
+			_ = syscall.Kill(p.pid, sig) // fails only if the process has ended, which done reports too
 		}
 	}
 	signal(syscall.SIGINT)
@@ -129,7 +129,7 @@ func (s *Server) adopt(ctx context.Context) (bool, error) {
 	case s.main.ended(): // it was shutting down: a new one follows
 		return false, nil
 	}
-	return false, fmt.Errorf("the PostgreSQL server left running (process %d) does not answer: %w", pid, err)
+	return false, fmt.Errorf("the PostgreSQL server left running (process %d) does not accept connections: %w", pid, err)
 }
 
 // launch starts a server on the configured port, or on a free one, which another program may take before the server
@@ -149,7 +149,7 @@ func (s *Server) launch(ctx context.Context, binaries Binaries) error {
 	for name, value := range s.cfg.Settings {
 		args = append(args, "--"+name+"="+value)
 	}
-	cmd := exec.Command(binaries.postgres(), args...) //nolint:noctx // Stop ends the server, and lets it finish what it writes.
+	cmd := exec.Command(binaries.postgres(), args...) //nolint:noctx // Stop ends the server and gives it time to finish its writes.
 	s.layout.prepare(cmd)
 	cmd.SysProcAttr.Setsid = true
 	cmd.Stdout, cmd.Stderr = log, log
@@ -179,7 +179,7 @@ func portIsFree(port int) bool {
 	return err == nil && listener.Close() == nil
 }
 
-// awaitReady returns when the server's main process says in its file that it accepts connections, and on which port.
+// awaitReady returns when the postmaster.pid of the server's main process has its port and the status ready.
 func (s *Server) awaitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.StartTimeout,
 		fmt.Errorf("no connection within %s (see %s)", s.cfg.StartTimeout, s.layout.logPath()))
@@ -206,8 +206,8 @@ func (s *Server) awaitReady(ctx context.Context) error {
 // time, port, socket folder, address, shared memory and, since PostgreSQL 10, status.
 const postmasterPID = "postmaster.pid"
 
-// postmasterFile returns what the cluster's server says about itself. The pid is 0 if there is no such file, or one that
-// says nothing yet.
+// postmasterFile returns the content of the cluster's postmaster.pid. The pid is 0 if there is no such file, or if it is
+// still empty.
 func (l layout) postmasterFile() (pid, port int, ready bool) {
 	held, err := os.ReadFile(filepath.Join(l.cluster(), postmasterPID))
 	lines := strings.Split(string(held), "\n")
@@ -239,10 +239,10 @@ func (l layout) runs(pid int) bool {
 // disown replaces the process id in the postmaster.pid of a dead server, because another process may have it by now:
 // PostgreSQL would take that process for a server and refuse to start, and awaitReady would take the file for that of a
 // new server with the same id. The file is not removed, because it also lets PostgreSQL see whether sessions of the dead
-// server still use the cluster's shared memory. The new id is ours, which PostgreSQL knows not to be a server since it
+// server still use the cluster's shared memory. The new id is ours, which PostgreSQL does not take for a server because it
 // is that of its parent.
 func (l layout) disown() error {
-	cluster, err := os.OpenRoot(l.cluster()) // the folder may be another user's: no link leads us out of it
+	cluster, err := os.OpenRoot(l.cluster()) // OpenRoot follows no link out of a folder that may be another user's
 	if err != nil {
 		return fmt.Errorf("opening the database folder: %w", err)
 	}

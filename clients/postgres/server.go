@@ -37,7 +37,7 @@ type ServerConfig struct {
 	// DataDir is Flotilla's data folder. It is created if it is missing.
 	DataDir string
 	Logger  *slog.Logger
-	// Search says where the server binaries are.
+	// Search lists where to look for the server binaries.
 	Search Search
 	// HomeParent is the folder that a database of root is made in, outside DataDir; empty: /var/tmp. Every user must be
 	// able to pass through it. It has no effect on a database that exists.
@@ -128,7 +128,7 @@ func (s *Server) start(ctx context.Context) error {
 	return nil
 }
 
-// takeFolders finds out where the database is, and locks the data folder and the home against another Flotilla. The
+// takeFolders finds the home of the database, and locks the data folder and the home against another Flotilla. The
 // lock on the home matters if it is outside the data folder: a copied data folder names the same home. It also makes
 // systemd-tmpfiles leave a home below /var/tmp alone.
 func (s *Server) takeFolders() error {
@@ -223,10 +223,10 @@ func (s *Server) Home() string { return s.layout.home }
 // Adopted reports whether the server was left running by a process that crashed.
 func (s *Server) Adopted() bool { return s.adopted }
 
-// Done is closed when the server has ended, whether asked to or not.
+// Done returns a channel that is closed when the server has ended, by Stop or otherwise.
 func (s *Server) Done() <-chan struct{} { return s.main.done }
 
-// Err returns nil while the server runs and after Stop, and wraps ErrServerDied if it ended by itself.
+// Err returns nil while the server runs and after Stop, and an error that wraps ErrServerDied if the server ended otherwise.
 func (s *Server) Err() error {
 	if !s.main.ended() {
 		return nil

@@ -1,5 +1,5 @@
-// Package auth decides who may make a request: API tokens, and the guard of
-// dev mode. The router asks it before every route.
+// Package auth admits or denies requests, by API tokens and by the guard of dev mode. The router calls it before every
+// route.
 package auth
 
 import (
@@ -19,13 +19,13 @@ import (
 	"github.com/stitchfix/flotilla-os/services"
 )
 
-// Config says what a Gate checks.
+// Config configures a Gate.
 type Config struct {
 	// Tokens are the API tokens; without any the API is open.
 	Tokens []config.APIToken
 	// DevMode guards an open API on the loopback interface against web pages; it has no effect if there are Tokens.
 	DevMode bool
-	// ListenAddress is the address that the server was told to listen on; the Host header may name it.
+	// ListenAddress is the configured address of the server; the Host header may name it.
 	ListenAddress string
 }
 
@@ -69,7 +69,7 @@ type Denied struct {
 
 func (d Denied) Error() string { return d.Message }
 
-// Admit returns who makes a request, or a Denied. Public routes need no token.
+// Admit returns the maker of a request, or a Denied. Public routes need no token.
 func (g *Gate) Admit(r *http.Request, public bool) (services.Actor, error) {
 	actor := services.Actor{Email: emailOf(r)}
 	if len(g.tokens) > 0 && !public {
@@ -108,7 +108,7 @@ func (g *Gate) authenticate(r *http.Request) (string, error) {
 	}
 	switch {
 	case found == nil:
-		return "", Denied{http.StatusUnauthorized, "this token is not known here"}
+		return "", Denied{http.StatusUnauthorized, "this token is not known"}
 	case isWrite(r.Method) && !found.writes:
 		return "", Denied{http.StatusForbidden, "this token may only read"}
 	}
@@ -156,7 +156,7 @@ func IsLoopbackOrigin(origin string) bool {
 // maxEmail bounds, in bytes, what is kept of an email header.
 const maxEmail = 100
 
-// emailOf returns who makes the request according to a proxy in front: the
+// emailOf returns the email of the caller according to a proxy in front: the
 // value of the first header, by name, whose name contains "-email".
 func emailOf(r *http.Request) string {
 	var names []string

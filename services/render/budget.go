@@ -16,7 +16,7 @@ const (
 	// maxValue bounds one value of a template: its texts in bytes plus its
 	// members, counted as often as they would be printed.
 	maxValue = 256 << 10
-	// maxResult bounds what one function may make before it is asked.
+	// maxResult bounds the result of one function before it is called.
 	maxResult = 16 << 20
 	// maxMade bounds what all functions of one rendering make together.
 	maxMade = 64 << 20

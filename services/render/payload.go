@@ -143,7 +143,7 @@ func CheckPayload(schema, payload map[string]any) error {
 	return state.Malformedf("template_payload does not match the template's schema: %s", strings.Join(slices.Compact(violations), "; "))
 }
 
-// maxSentence bounds in bytes what an error says of one fault.
+// maxSentence bounds the description of one fault, in bytes.
 const maxSentence = 1_000
 
 // jsonDocument returns a value in the form that the schema library takes.

@@ -96,7 +96,7 @@ func call(name string, texts ...string) *parse.ActionNode {
 	for _, text := range texts {
 		action += " " + strconv.Quote(text)
 	}
-	// Parsing only asks whether the function exists.
+	// Parsing only checks that the function exists.
 	trees, err := parse.Parse("check", action+"}}", "", "", map[string]any{name: call})
 	if err != nil {
 		panic("render: " + err.Error()) // the text is made right here: nothing that a user sends gets into it unquoted

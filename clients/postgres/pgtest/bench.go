@@ -138,7 +138,7 @@ func (r Result) Report(b *testing.B) {
 		b.Logf("%s: %s (goal %s %s; reference: %s)", r.What, r.Measured, r.Goal, verdict, r.Reference)
 		return
 	}
-	file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644) //nolint:gosec // A table for everybody to read.
+	file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644) //nolint:gosec // A table for all users to read.
 	if err == nil {
 		_, err = fmt.Fprintln(file, strings.Join([]string{r.What, r.Measured, r.Goal, verdict, r.Reference}, "\t"))
 		err = errors.Join(err, file.Close())

@@ -94,7 +94,7 @@ func open(t testing.TB, url string) *sql.DB {
 	if err != nil {
 		t.Fatalf("pgtest: %v", err)
 	}
-	t.Cleanup(func() { _ = pool.Close() }) // says nothing of use at a test's end
+	t.Cleanup(func() { _ = pool.Close() }) // an error is of no use at the end of a test
 	return pool
 }
 

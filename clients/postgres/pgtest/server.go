@@ -221,7 +221,7 @@ func killAll(pid int32) error {
 		return err
 	}
 	for _, child := range children {
-		_ = child.Kill() // it may have ended by itself
+		_ = child.Kill() // it may have ended
 	}
 	deadline := time.NewTimer(patience)
 	defer deadline.Stop()

@@ -71,7 +71,7 @@ func (s *sharedServer) start(ctx context.Context) error {
 // hundred files, which take ten times as long to create on a busy disk.
 func memory() string {
 	const folder, gigabyte = "/dev/shm", 1 << 30
-	if os.Getenv("TMPDIR") != "" { // somebody chose where temporary files go
+	if os.Getenv("TMPDIR") != "" { // the user chose where temporary files go
 		return ""
 	}
 	room, err := disk.Usage(folder)
@@ -113,7 +113,7 @@ func (s *sharedServer) prepare(ctx context.Context, name string, migrate func(co
 	if err := migrate(ctx, s.url(name)); err != nil {
 		return fmt.Errorf("migrating: %w", err)
 	}
-	// A database can be cloned only while nobody is connected to it, so from here on nobody may connect. The server may
+	// A database can be cloned only while it has no connections, so from here on it accepts none. The server may
 	// not yet have ended the connections that migrate closed.
 	if _, err := s.admin.ExecContext(ctx, `ALTER DATABASE `+pq.QuoteIdentifier(name)+` ALLOW_CONNECTIONS false`); err != nil {
 		return fmt.Errorf("closing the template: %w", err)

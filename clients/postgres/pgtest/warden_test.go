@@ -21,7 +21,7 @@ import (
 // asDoomed is an environment variable that makes TestDoomed wait, in a test process of its own, until it is killed.
 const asDoomed = "FLOTILLA_TEST_DOOMED"
 
-// TestDoomed is the test that TestAKilledTestProcessLeavesNothing kills. Run by itself it only checks that both kinds of
+// TestDoomed is the test that TestAKilledTestProcessLeavesNothing kills. Run alone it only checks that both kinds of
 // server start.
 func TestDoomed(t *testing.T) {
 	db := pgtest.New(t).Open(t)
