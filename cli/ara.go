@@ -18,12 +18,11 @@ import (
 
 // verifyOptions are the flags of "ara verify".
 type verifyOptions struct {
-	// Since is how far back it looks.
+	// Since is the age of the oldest runs that are checked.
 	Since time.Duration
 	// JSON prints the report as JSON instead of a table.
 	JSON bool
-	// DataDir is the folder of a dev mode that is running, whose database is
-	// looked at; empty means the configured database.
+	// DataDir is the folder of a running dev mode, whose database is checked; empty means the configured database.
 	DataDir string
 }
 
@@ -56,25 +55,18 @@ func newARACommand(t Terminal) *cobra.Command {
 	return ara
 }
 
-// configToVerify returns the configuration of the folder in args, or with a data folder that of the dev mode that runs
-// in it, with the URL of its database.
+// configToVerify returns the configuration of the folder in args. With a data folder it returns that of the dev mode that
+// runs there, with the URL of its database.
 func configToVerify(args []string, dataDir string, environ []string) (config.Config, error) {
-	configDir := defaultConfigDir
-	switch {
-	case dataDir != "":
-		configDir = ""
-	case len(args) > 0:
-		configDir = args[0]
-	}
-	cfg, _, err := config.Load(configDir, environ)
-	if err != nil {
+	if dataDir == "" {
+		cfg, _, err := readConfig(args, environ)
 		return cfg, err
 	}
-	if dataDir != "" {
+	cfg, _, err := config.Load("", environ)
+	if err == nil {
 		cfg.DatabaseURL, err = postgres.RunningURL(dataDir)
-		return cfg, err
 	}
-	return cfg, cfg.RequireDatabase()
+	return cfg, err
 }
 
 // verifyARA prints the report and fails if it is not clean.

@@ -24,19 +24,12 @@ func newCheckCommand(t Terminal) *cobra.Command {
 		Use:   "takeover [config folder]",
 		Short: "List what will differ when this program takes over the database of the one before",
 		Long: "Read the configuration and the database of an existing Flotilla, migrated or not, and list\n" +
-			"what will differ once this program serves it. Nothing is changed, and SELECT is right enough.\n" +
+			"what will differ once this program serves it. Nothing is changed, and the right to SELECT is enough.\n" +
 			"Exit status 1 if something would stop the take-over.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			dir := defaultConfigDir
-			if len(args) > 0 {
-				dir = args[0]
-			}
-			cfg, warnings, err := config.Load(dir, t.Environ)
+			cfg, warnings, err := readConfig(args, t.Environ)
 			if err != nil {
-				return err
-			}
-			if err := cfg.RequireDatabase(); err != nil {
 				return err
 			}
 			report, err := state.InspectTakeover(cmd.Context(), cfg.DatabaseURL, cfg.AdoptQueuedMaxAge)

@@ -1,5 +1,5 @@
 // Package cli is the command line of flotilla-os: one file for each verb. A verb reads flags and configuration, calls
-// the package that does the work, and prints. What serves is wired together in package server.
+// the package that does the work, and prints. Package server wires together what serve and dev run.
 package cli
 
 import (
@@ -19,7 +19,7 @@ import (
 	"github.com/stitchfix/flotilla-os/config"
 )
 
-// Terminal is what a command has of the outside. Environ holds NAME=value pairs, as os.Environ returns them.
+// Terminal is the environment and the output of a command. Environ holds NAME=value pairs, as os.Environ returns them.
 type Terminal struct {
 	Environ        []string
 	Stdout, Stderr io.Writer
@@ -76,18 +76,17 @@ func newRootCommand(t Terminal) *cobra.Command {
 // defaultConfigDir is the folder of the configuration if the command line names none.
 const defaultConfigDir = "conf"
 
-// loadConfig reads the configuration of the folder in args and returns it with the logger that it configures. It fails
-// if the configuration names no database.
-func loadConfig(args []string, t Terminal) (config.Config, *slog.Logger, error) {
+// readConfig reads the configuration of the folder in args. It fails if the configuration names no database.
+func readConfig(args []string, environ []string) (config.Config, []config.Warning, error) {
 	dir := defaultConfigDir
 	if len(args) > 0 {
 		dir = args[0]
 	}
-	cfg, warnings, err := config.Load(dir, t.Environ)
-	if err != nil {
-		return cfg, nil, err
+	cfg, warnings, err := config.Load(dir, environ)
+	if err == nil {
+		err = cfg.RequireDatabase()
 	}
-	return cfg, newLogger(t.Stderr, cfg.LogLevel, warnings), cfg.RequireDatabase()
+	return cfg, warnings, err
 }
 
 // newLogger returns a logger for lines of at least level: JSON, or text on a terminal. It logs the warnings of the

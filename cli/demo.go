@@ -32,8 +32,8 @@ func newDemoCommand(t Terminal) *cobra.Command {
 	}
 }
 
-// demo shows Adaptive Resource Allocation with the real program: dev mode in a folder of its own, on a
-// free port, with real processes under real memory limits. It fails unless everything that it shows has happened.
+// demo shows Adaptive Resource Allocation with the real program: dev mode in a folder of its own, on a free port, with
+// real processes under real memory limits. It fails unless everything that it shows has happened.
 func demo(ctx context.Context, t Terminal) error {
 	dir, err := os.MkdirTemp("", "flotilla-demo-")
 	if err != nil {
@@ -43,15 +43,15 @@ func demo(ctx context.Context, t Terminal) error {
 	if err != nil {
 		return err
 	}
-	story := demonstration{out: t.Stdout, color: isTerminal(t.Stdout)}
-	story.say("Starting Flotilla in dev mode: a private Postgres, and jobs as processes of this machine.")
+	show := demonstration{out: t.Stdout, color: isTerminal(t.Stdout)}
+	show.bold("Starting Flotilla in dev mode: a private Postgres, and jobs as processes of this machine.")
 
 	err = withDevServer(ctx, server.DevOptions{Listen: "127.0.0.1:0", DataDir: filepath.Join(dir, demoData)},
 		Terminal{Environ: t.Environ, Stdout: io.Discard, Stderr: log},
-		func(ctx context.Context, ready server.Ready) error { return story.tell(ctx, ready, t.Stdout) })
+		func(ctx context.Context, ready server.Ready) error { return show.run(ctx, ready, t.Stdout) })
 	err = errors.Join(err, log.Close())
 	if err != nil {
-		story.say("The server's log is " + log.Name())
+		show.bold("The server's log is " + log.Name())
 		return err
 	}
 	return removeDemo(dir)
@@ -95,23 +95,23 @@ const demoPatience = 2 * time.Minute
 const (
 	demoImage       = "debian:bookworm"
 	demoDescription = "nightly sort"
-	// demoMemory is what the definition gives, in MB.
+	// demoMemory is the memory of the definition, in MB.
 	demoMemory = 512
-	// demoLearnt is what one kill at demoMemory teaches: × 1.75 (ara.md).
+	// demoLearnt is the memory after one kill at demoMemory: × 1.75 (ara.md).
 	demoLearnt = demoMemory * 7 / 4
 	// demoHeavy needs about 700 MB: tail keeps the one line that it is sent.
 	demoHeavy = "echo sorting 700 MB in memory\nhead -c 700M /dev/zero | tail | wc -c\necho all of it fitted"
 	demoLight = "echo another command under the same description"
 )
 
-// demonstration shows each step and checks it.
+// demonstration prints each step and checks it.
 type demonstration struct {
 	out   io.Writer
 	color bool
 	url   string
 }
 
-func (d *demonstration) tell(ctx context.Context, s server.Ready, out io.Writer) error {
+func (d *demonstration) run(ctx context.Context, s server.Ready, out io.Writer) error {
 	d.url = s.URL
 	var definition api.Definition
 	err := d.call(ctx, http.MethodPost, "/api/v6/task", map[string]any{
@@ -120,7 +120,7 @@ func (d *demonstration) tell(ctx context.Context, s server.Ready, out io.Writer)
 	if err != nil {
 		return err
 	}
-	d.say(fmt.Sprintf("\nA job is defined: %q gives its container %d MB, and its command needs about 700 MB.", definition.Alias, demoMemory))
+	d.bold(fmt.Sprintf("\nA job is defined: %q gives its container %d MB, and its command needs about 700 MB.", definition.Alias, demoMemory))
 
 	first, err := d.execute(ctx, definition, "")
 	if err != nil {
@@ -138,7 +138,7 @@ func (d *demonstration) tell(ctx context.Context, s server.Ready, out io.Writer)
 	if err := expect("run 2", second, outcome{0, "", demoLearnt}); err != nil {
 		return err
 	}
-	d.good(fmt.Sprintf("Run 2 of the same command got %d MB, because run 1 taught it, and succeeded.", *second.Memory))
+	d.good(fmt.Sprintf("Run 2 of the same command got %d MB, because run 1 was killed, and succeeded.", *second.Memory))
 
 	third, err := d.execute(ctx, definition, demoLight)
 	if err != nil {
@@ -147,12 +147,12 @@ func (d *demonstration) tell(ctx context.Context, s server.Ready, out io.Writer)
 	if err := expect("run 3", third, outcome{0, "", demoMemory}); err != nil {
 		return err
 	}
-	d.good(fmt.Sprintf("Run 3, another command under the same description, still got %d MB: it inherits nothing from strangers.", *third.Memory))
-	return d.show(ctx, []api.Run{first, second, third}, s, out)
+	d.good(fmt.Sprintf("Run 3, another command under the same description, still got %d MB: it inherits nothing from another command.", *third.Memory))
+	return d.summarize(ctx, []api.Run{first, second, third}, s, out)
 }
 
-// show prints the runs, their hashes and sizes, the log of the second, and the verification of the database.
-func (d *demonstration) show(ctx context.Context, runs []api.Run, s server.Ready, out io.Writer) error {
+// summarize prints the runs, their hashes and sizes, the log of the second, and the verification of the database.
+func (d *demonstration) summarize(ctx context.Context, runs []api.Run, s server.Ready, out io.Writer) error {
 	if runs[0].CommandHash != runs[1].CommandHash || runs[0].CommandHash == runs[2].CommandHash {
 		return fmt.Errorf("hashes: runs 1 and 2 must share one and run 3 have its own: %s, %s, %s",
 			runs[0].CommandHash, runs[1].CommandHash, runs[2].CommandHash)
@@ -179,11 +179,11 @@ func (d *demonstration) show(ctx context.Context, runs []api.Run, s server.Ready
 		return fmt.Errorf("the log of run 2 lacks its last line: %q", log.Log)
 	}
 	fmt.Fprintf(d.out, "\nThe log of run 2:\n  %s\n\n", strings.ReplaceAll(strings.TrimSpace(log.Log), "\n", "\n  "))
-	d.say("flotilla-os ara verify:")
+	d.bold("flotilla-os ara verify:")
 	return verifyARA(ctx, s.Config, verifyOptions{Since: time.Hour}, out)
 }
 
-// outcome is how a run must have ended; an empty reason is not checked.
+// outcome is the required end of a run; an empty reason is not checked.
 type outcome struct {
 	exitCode int64
 	reason   string
@@ -264,7 +264,7 @@ const (
 	ansiPlain = "\x1b[0m"
 )
 
-func (d *demonstration) say(line string)  { d.print(ansiBold, line) }
+func (d *demonstration) bold(line string)  { d.print(ansiBold, line) }
 func (d *demonstration) bad(line string)  { d.print(ansiRed, line) }
 func (d *demonstration) good(line string) { d.print(ansiGreen, line) }
 

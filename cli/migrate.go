@@ -19,10 +19,11 @@ func newMigrateCommand(t Terminal) *cobra.Command {
 			"flotilla-os check takeover lists them first.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, logger, err := loadConfig(args, t)
+			cfg, warnings, err := readConfig(args, t.Environ)
 			if err != nil {
 				return err
 			}
+			logger := newLogger(t.Stderr, cfg.LogLevel, warnings)
 			if err := database.Migrate(cmd.Context(), cfg.DatabaseURL, logger); err != nil {
 				return err
 			}

@@ -23,12 +23,13 @@ func newServeCommand(t Terminal) *cobra.Command {
 	}
 }
 
-// serve runs the service with the configuration that args names until ctx ends.
+// serve runs the service with the configuration of the folder in args until ctx ends.
 func serve(ctx context.Context, args []string, t Terminal) error {
-	cfg, logger, err := loadConfig(args, t)
+	cfg, warnings, err := readConfig(args, t.Environ)
 	if err != nil {
 		return err
 	}
+	logger := newLogger(t.Stderr, cfg.LogLevel, warnings)
 	s, err := server.New(ctx, server.Config{Config: cfg, Logger: logger})
 	if err != nil {
 		return err
@@ -66,7 +67,7 @@ func dev(ctx context.Context, configDir string, o server.DevOptions, t Terminal)
 	return server.Dev(ctx, server.Config{Config: cfg, Logger: newLogger(t.Stderr, cfg.LogLevel, warnings)}, o)
 }
 
-// greet prints what a newcomer can try.
+// greet prints the address and commands to try.
 func greet(out io.Writer, s server.Ready) {
 	fmt.Fprintf(out, `Flotilla answers at %[1]s (Ctrl-C ends it; the next start finds what this one keeps). Try:
 
