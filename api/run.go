@@ -91,7 +91,7 @@ type Instance struct {
 // know are kept (rest-api.md, Run; openapi.yaml lists the known ones).
 type SparkExtension = json.RawMessage
 
-// PodEvent is something that happened to a run's pod.
+// PodEvent is an event of a run's pod.
 type PodEvent struct {
 	Timestamp    *time.Time `json:"timestamp,omitempty"`
 	EventType    string     `json:"event_type"`
@@ -100,7 +100,7 @@ type PodEvent struct {
 	Message      string     `json:"message"`
 }
 
-// CloudTrail is what AWS recorded of a run's calls.
+// CloudTrail lists the AWS calls of a run, as AWS recorded them.
 type CloudTrail struct {
 	Records []CloudTrailRecord `json:"Records"`
 }

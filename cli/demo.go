@@ -264,7 +264,7 @@ const (
 	ansiPlain = "\x1b[0m"
 )
 
-func (d *demonstration) bold(line string)  { d.print(ansiBold, line) }
+func (d *demonstration) bold(line string) { d.print(ansiBold, line) }
 func (d *demonstration) bad(line string)  { d.print(ansiRed, line) }
 func (d *demonstration) good(line string) { d.print(ansiGreen, line) }
 

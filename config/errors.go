@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// ValueError is a key that holds what it may not hold. Its text is one line and never shows a secret.
+// ValueError reports a key with a value that is not allowed. Its text is one line and never shows a secret.
 type ValueError struct {
 	Key     string
-	Held    string // what the key holds, in words or quoted; "nothing" if it is missing
-	Allowed string // what it may hold
+	Held    string // the value, described or quoted; "nothing" if it is missing
+	Allowed string // the allowed values
 	Source  string // the environment variable that the value came from; empty if it came from the file
 }
 

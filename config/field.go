@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// field is one key of Config: where its value lives, and its tags.
+// field is one key of Config: its value and its tags.
 type field struct {
 	key   string
 	tag   reflect.StructTag
@@ -177,7 +177,7 @@ func parseInt(text string) (int64, bool) {
 	if n, err := strconv.ParseInt(text, 10, 64); err == nil {
 		return n, true
 	}
-	const exact = 1 << 53 // beyond, a float64 does not tell neighbouring whole numbers apart
+	const exact = 1 << 53 // beyond, a float64 does not distinguish neighbouring whole numbers
 	x, ok := parseFloat(text)
 	return int64(x), ok && x == math.Trunc(x) && math.Abs(x) <= exact
 }

@@ -22,7 +22,7 @@ const defaultServiceName = "flotilla-os"
 // MaxWorkerCount is the maximum number of workers of one type per server.
 const MaxWorkerCount = 1000
 
-// Default returns the configuration of a program that was given neither file nor environment.
+// Default returns the configuration of a program with neither file nor environment.
 func Default() Config {
 	var c Config
 	for _, f := range fields(&c) {
@@ -120,7 +120,7 @@ func readFile(dir string) (*viper.Viper, error) {
 	return nil, fmt.Errorf("configuration: cannot read %s: %w", file, err)
 }
 
-// source is where values come from. Variables of the environment that are set to nothing are left out.
+// source holds the values of the file and the environment. Variables of the environment that are set to nothing are left out.
 type source struct {
 	file *viper.Viper
 	env  map[string]string

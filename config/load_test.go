@@ -358,7 +358,7 @@ emr_job_namespace: spark
 worker: {ecs: {retry_worker_count_per_instance: 1}}
 `
 
-// The program before ran every worker regardless of enabled_workers.
+// The program before ran every worker regardless of enabled_workers, so an old file must start them all.
 func TestAnOldFileStartsEveryWorkerAndWarnsOnceOfEachKeyWithoutEffect(t *testing.T) {
 	t.Parallel()
 	for name, environ := range map[string][]string{"the file alone": nil, "and its variable": {"ENABLED_WORKERS=retry"}} {

@@ -25,7 +25,7 @@ func (c *Config) RequireDatabase() error {
 	return &ValueError{Key: "database_url", Held: "nothing", Allowed: field{tag: `mask:"url"`}.allowed()}
 }
 
-// validate checks what the tags cannot: forms that only one key has, and keys that bound each other. The error is a
+// validate checks what the tags do not: forms of a single key, and keys that bound each other. The error is a
 // *ValueError.
 func (c *Config) validate() error {
 	refuse := func(key string, held any, allowed string, args ...any) error {

@@ -22,7 +22,7 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// atShell runs one command line in dir, as a person does, and returns its output and exit status.
+// atShell runs one command line in dir, as a user does, and returns its output and exit status.
 func atShell(t *testing.T, dir string, env []string, args ...string) (stdout, stderr string, status int) {
 	t.Helper()
 	program, err := faultyProgram()

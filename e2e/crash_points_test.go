@@ -139,7 +139,7 @@ func crashWhileDeferring(s *stage) {
 	require.NoError(s.t, os.Rename(runs+".away", runs))
 }
 
-// launchEndless submits a run that does not end by itself and waits until its process exists.
+// launchEndless submits a run that does not end and waits until its process exists.
 func launchEndless(s *stage) (server *server, run string) {
 	server, run = s.launch(s.command("; sleep 1000"))
 	s.awaitRuns(1, state.StatusRunning)

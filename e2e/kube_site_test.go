@@ -227,8 +227,8 @@ func (k *kubeServer) on(t *testing.T) *kubeServer {
 	return &kubeServer{&site, &s}
 }
 
-// execute submits a run of a command as a definition of its own, with 512 MB and 256 millicores unless the request says
-// otherwise.
+// execute submits a run of a command as a definition of its own, with 512 MB and 256 millicores unless the request has
+// others.
 func (k *kubeServer) execute(command string, request ...object) string {
 	k.t.Helper()
 	return k.run(k.define(command, object{"memory": 512, "cpu": 256}), request...)

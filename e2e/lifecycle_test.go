@@ -44,7 +44,7 @@ func TestSIGTERMStopsTheServerButNotItsRuns(t *testing.T) {
 }
 
 // A server that ends hands the claims of its runs back, so that another one need not wait for the end of their lease. The
-// cluster accepts connections and answers nothing, which keeps the runs claimed.
+// cluster accepts connections and does not respond, which keeps the runs claimed.
 func TestSIGTERMHandsClaimsBack(t *testing.T) {
 	t.Parallel()
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
@@ -84,7 +84,7 @@ func (in *installation) kubeconfig(cluster, address string) string {
 	return "EKS_KUBECONFIG_BASEPATH=" + folder
 }
 
-// A restart without a cluster that was configured leaves its runs waiting with a reason, does not ask for the cluster for
+// A restart without a cluster that was configured leaves its runs waiting with a reason, does not look for the cluster for
 // ever, and delays no other run.
 func TestAConfiguredClusterIsRemovedWithARestart(t *testing.T) {
 	t.Parallel()

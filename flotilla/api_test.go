@@ -37,7 +37,7 @@ type testAPI struct {
 	document
 }
 
-// clock is a time that a test may set.
+// clock is a clock that a test sets.
 type clock struct{ now time.Time }
 
 func (c *clock) Now() time.Time { return c.now }
@@ -177,7 +177,7 @@ func (a answer) object(t testing.TB) map[string]any {
 	return members
 }
 
-// failure is the sentence of an error.
+// failure returns the message of an error.
 func (a answer) failure(t testing.TB) string {
 	t.Helper()
 	var body struct {
@@ -189,7 +189,7 @@ func (a answer) failure(t testing.TB) string {
 	return body.Error
 }
 
-// insert stores rows as they stand in JSON, past everything that checks them.
+// insert stores rows given in JSON without the checks of the services.
 func (a *testAPI) insert(t testing.TB, table string, rows json.RawMessage) {
 	t.Helper()
 	// The test chose the name.
@@ -198,14 +198,14 @@ func (a *testAPI) insert(t testing.TB, table string, rows json.RawMessage) {
 	require.NoError(t, err, table)
 }
 
-// databaseTime is the time by the clock of the database.
+// databaseTime returns the time of the clock of the database.
 func (a *testAPI) databaseTime(t testing.TB) (now time.Time) {
 	t.Helper()
 	require.NoError(t, a.db.QueryRow(`SELECT now()`).Scan(&now))
 	return now
 }
 
-// objects are the items of a decoded array of objects.
+// objects returns the items of a decoded array of objects.
 func objects(t testing.TB, value any) []map[string]any {
 	t.Helper()
 	items, ok := value.([]any)

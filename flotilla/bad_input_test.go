@@ -16,7 +16,7 @@ import (
 	"github.com/stitchfix/flotilla-os/flotilla"
 )
 
-// sound are path parameters of things that exist in the rows of the contract.
+// sound holds path parameters of rows that exist in the contract.
 var sound = map[string]string{
 	"definition_id": "def-full", "alias": "empty", "run_id": "eks-child", "template_id": "tpl-full-2",
 	"template_name": "full", "template_version": "1", "cluster_id": "7", "worker_type": "submit",
@@ -46,7 +46,7 @@ func takesBody(route flotilla.Route) bool {
 	return route.Method == http.MethodPost || route.Method == http.MethodPut
 }
 
-// contents is a checksum of every table.
+// contents returns a checksum of every table.
 func (a *testAPI) contents(t testing.TB) map[string]string {
 	t.Helper()
 	sums := map[string]string{}
@@ -59,7 +59,7 @@ func (a *testAPI) contents(t testing.TB) map[string]string {
 	return sums
 }
 
-// refused checks that a request was refused in words, and changed nothing.
+// refused checks that a request was refused with a message and changed nothing.
 func refused(t testing.TB, got answer, about string) {
 	t.Helper()
 	assert.GreaterOrEqual(t, got.status, 400, "%s: %s", about, got.body)
@@ -99,7 +99,7 @@ func TestHostilePathsAreRefusedByEveryRoute(t *testing.T) {
 			})
 			got := a.call(t, route.Method, path, body)
 			if route.Method == http.MethodDelete && strings.HasSuffix(route.Pattern, "/task/{definition_id}") && got.status == http.StatusOK {
-				continue // What is not there is as good as deleted.
+				continue // Deleting a missing definition succeeds.
 			}
 			refused(t, got, route.Method+" "+route.Pattern+" "+short(text))
 		}

@@ -18,7 +18,7 @@ import (
 	"github.com/stitchfix/flotilla-os/flotilla"
 )
 
-// What existing clients and databases rely on (rest-api.md).
+// The tests of this file check what existing clients and databases rely on (rest-api.md).
 
 func TestAnUpdateIgnoresEmptyTextsAndClearsWithNull(t *testing.T) {
 	t.Parallel()

@@ -13,7 +13,7 @@ import (
 	"github.com/stitchfix/flotilla-os/flotilla"
 )
 
-// fuzzed is the API without a network in between.
+// fuzzed is the API without a network.
 func fuzzed(f *testing.F) http.Handler {
 	f.Helper()
 	a := newAPI(f)
@@ -23,7 +23,7 @@ func fuzzed(f *testing.F) http.Handler {
 	return router
 }
 
-// expect fails unless the API reports success or a mistake of the caller.
+// expect fails the test unless the status is 200 or one of an error of the caller.
 func expect(t *testing.T, api http.Handler, r *http.Request) {
 	t.Helper()
 	w := httptest.NewRecorder()

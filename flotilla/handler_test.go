@@ -150,7 +150,7 @@ func TestRequestIDsComeFromTheProxyOrAreMade(t *testing.T) {
 	assert.NotEqual(t, first, second)
 }
 
-// counter records what is measured.
+// counter records measurements.
 type counter struct {
 	metrics.Nop
 	mu     sync.Mutex

@@ -11,12 +11,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The identity of runs (ara.md, section 7), through HTTP and a real Postgres.
+// The tests of this file check the hashes of runs (ara.md, section 7), through HTTP and a real Postgres.
 
 const executeEmpty = "/api/v6/task/def-empty/execute"
 
-// launched runs a definition and returns the run's command hash, empty where
-// it has none, after holding it against what Postgres makes of the command.
+// launched runs a definition and returns the command hash of the run, or "" if it has none. It checks the hash against the
+// one that Postgres computes.
 func (a *testAPI) launched(t testing.TB, path string, body map[string]any) string {
 	t.Helper()
 	if body["run_tags"] == nil && body["owner_id"] == nil {

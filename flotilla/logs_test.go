@@ -20,7 +20,7 @@ import (
 
 const logPath = "/api/v6/eks-child/logs"
 
-// stop ends a run as its cluster would.
+// stop ends a run as its cluster does.
 func (a *testAPI) stop(t testing.TB, runID string) {
 	t.Helper()
 	moved, err := a.manager.MoveRun(context.Background(), runID, 1, state.StatusStopped, state.RunUpdate{ExitCode: new(int64(0))})
@@ -58,7 +58,7 @@ func TestPollingALogYieldsEveryByteOnce(t *testing.T) {
 	a.stop(t, "eks-child")
 	poll()
 	assert.Equal(t, whole.String(), seen.String())
-	t.Run("a position that is not ours begins anew", func(t *testing.T) {
+	t.Run("a value that is no position begins at the start", func(t *testing.T) {
 		for _, foreign := range []string{"-1", "x", "99999999999999999999", "7", "s/12345", strings.Repeat("9", 5000)} {
 			page := a.ok(t, http.MethodGet, logPath+"?last_seen="+url.QueryEscape(foreign), "")
 			text, _ := page["log"].(string)
@@ -153,7 +153,7 @@ func TestFollowingALogSendsEventsUntilTheRunStops(t *testing.T) {
 		assert.Equal(t, http.StatusNoContent, got.status)
 		assert.Empty(t, got.body)
 	})
-	t.Run("nothing between may hold it back", func(t *testing.T) {
+	t.Run("no proxy buffers the stream", func(t *testing.T) {
 		assert.Equal(t, "no", got.header.Get("X-Accel-Buffering"))
 	})
 	t.Run("tail begins before the end, in every form", func(t *testing.T) {
@@ -169,7 +169,7 @@ func TestFollowingALogSendsEventsUntilTheRunStops(t *testing.T) {
 	t.Run("an unknown run is no stream", func(t *testing.T) {
 		assert.Equal(t, http.StatusNotFound, a.call(t, http.MethodGet, "/api/v6/nope/logs?follow=true", "").status)
 	})
-	t.Run("nonsense is refused", func(t *testing.T) {
+	t.Run("malformed parameters are refused", func(t *testing.T) {
 		assert.Equal(t, http.StatusBadRequest, a.call(t, http.MethodGet, logPath+"?follow=maybe", "").status)
 		assert.Equal(t, http.StatusBadRequest, a.call(t, http.MethodGet, logPath+"?raw_text=yes", "").status)
 	})

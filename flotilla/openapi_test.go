@@ -20,7 +20,7 @@ import (
 	"github.com/stitchfix/flotilla-os/flotilla"
 )
 
-// document is the OpenAPI document, and what finds the part of it that a request is about.
+// document is the OpenAPI document, and a router that finds the description of a request in it.
 type document struct {
 	content  map[string]any
 	compiler *jsonschema.Compiler
@@ -70,7 +70,7 @@ func asObject(v any) map[string]any {
 	return m
 }
 
-// at finds a member of the document.
+// at returns a member of the document.
 func (d document) at(members ...string) map[string]any {
 	at := d.content
 	for _, name := range members {
@@ -113,7 +113,7 @@ func (d document) hold(t testing.TB, r *http.Request, got answer) {
 	}
 }
 
-// compile is for many tests at once; the compiler is not.
+// The compiler is not safe for concurrent use.
 func (d document) compile(path string) (*jsonschema.Schema, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -10,7 +10,8 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// Definitions are changed here by another server: our own caches know nothing of it, and the clock stands still.
+// TestCreateUsesTheCurrentDefinition changes definitions by another server while the clock stands still, so the caches of
+// this one are out of date.
 func TestCreateUsesTheCurrentDefinition(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

@@ -117,7 +117,7 @@ func TestANewClusterIsKnownAtOnce(t *testing.T) {
 	require.NoError(t, b.clusters.Create(t.Context(), state.Cluster{Name: "mars", Region: "sky"}))
 	assert.Equal(t, "mars", b.run(t, d, mars).ClusterName)
 
-	// Another server's row is found by a second look.
+	// The second reading finds the row of another server.
 	b.exec(t, `INSERT INTO cluster_state (name, region) VALUES ('venus', 'sky')`)
 	b.clock.Advance(2 * time.Second)
 	assert.Equal(t, "venus", b.run(t, d, state.ExecutionRequestCommon{ClusterName: "venus"}).ClusterName)
@@ -214,14 +214,14 @@ func TestSubmittingReadsTheRuntimeOfACommandOnceIn10Seconds(t *testing.T) {
 		s.store = func(inner ExecutionStore) ExecutionStore { past.ExecutionStore = inner; return past }
 	})
 	one, other := b.definition(t, nil), b.definition(t, nil)
-	asked := func(d state.Definition, command string) int {
+	reads := func(d state.Definition, command string) int {
 		b.run(t, d, state.ExecutionRequestCommon{Command: &command})
 		return past.runtimes
 	}
-	assert.Equal(t, 1, asked(one, "a"))
-	assert.Equal(t, 1, asked(one, "a"))
-	assert.Equal(t, 2, asked(one, "b"), "another command")
-	assert.Equal(t, 3, asked(other, "a"), "another definition")
+	assert.Equal(t, 1, reads(one, "a"))
+	assert.Equal(t, 1, reads(one, "a"))
+	assert.Equal(t, 2, reads(one, "b"), "another command")
+	assert.Equal(t, 3, reads(other, "a"), "another definition")
 	b.clock.Advance(cacheAge)
 	past.minutes, past.minutesErr = 99, nil
 	assert.Equal(t, "ondemand", *b.run(t, one, state.ExecutionRequestCommon{Command: new("a")}).NodeLifecycle)

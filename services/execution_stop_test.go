@@ -44,7 +44,7 @@ func TestStop(t *testing.T) {
 	assert.Equal(t, stopped, b.status(t, run.RunID), "and changes nothing")
 
 	require.NoError(t, b.executions.Close(context.Background()))
-	assert.Equal(t, []string{run.RunID}, b.engine.ended(), "the engine was asked once, behind the answer")
+	assert.Equal(t, []string{run.RunID}, b.engine.ended(), "the engine ends the run once, after Stop returned")
 }
 
 func TestStopEndsDescendantsAndCirclesEnd(t *testing.T) {

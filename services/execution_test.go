@@ -60,8 +60,8 @@ func TestCommandHashWithSameDescriptionDifferentCommands(t *testing.T) {
 	assert.NotEqual(t, *run1.CommandHash, *run2.CommandHash)
 }
 
-// The rest of ara.md section 7 that is decided here. Each row is read back
-// from the database, where Postgres computes the hash a second time.
+// These are the cases of ara.md section 7 that this package decides. Each row is read back from the database, where
+// Postgres computes the hash a second time.
 func TestCommandAndHashOfStoredRuns(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

@@ -456,7 +456,7 @@ func TestLogFollowGivesWhatIsWrittenAfterAStop(t *testing.T) {
 	assert.Equal(t, state.StatusStopped, run.Status)
 	assert.EqualValues(t, 1, *run.ExitCode)
 
-	// A log that never gets complete ends in time, too.
+	// A log that never becomes complete ends after EndWait.
 	f = followRun(t, state.Run{Status: state.StatusStopped, StartedAt: new(time.Now()), FinishedAt: new(time.Now())})
 	f.rounds(t)
 	assert.Empty(t, f.ended)

@@ -18,11 +18,11 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// NoConfiguration reports that there is nothing by which a cluster could be reached: it may be another server's to
-// serve, or its kubeconfig is still to come.
+// NoConfiguration reports that no configuration of a cluster was found. Another server may serve the cluster, or its
+// kubeconfig may still be added.
 type NoConfiguration struct {
 	Cluster string
-	// Looked lists the places that were searched, in words.
+	// Looked describes the places that were searched.
 	Looked []string
 }
 
@@ -46,7 +46,7 @@ func (e BadConfiguration) Error() string {
 	return fmt.Sprintf("The configuration of cluster %q in %s cannot be used: %v", e.Cluster, e.Source, e.Err)
 }
 
-// Unwrap returns what is wrong with it.
+// Unwrap returns the error in the configuration.
 func (e BadConfiguration) Unwrap() error { return e.Err }
 
 // found is a cluster's configuration, with everything that it refers to.

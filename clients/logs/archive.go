@@ -1,4 +1,4 @@
-// Package logs keeps what runs wrote, and reads the logs of pods into it. Kubernetes serves a log without positions,
+// Package logs archives the logs of runs, and copies the logs of pods into the archive. Kubernetes serves a log without positions,
 // and only while the pod exists, so every position in a log that Flotilla hands out is one of bytes in an Archive.
 package logs
 
@@ -26,7 +26,7 @@ type Part struct {
 	Complete bool
 }
 
-// Archive keeps logs. Reading needs no lock; each log has one writer at a time, among all servers that share the
+// Archive stores logs. Reading needs no lock; each log has one writer at a time, among all servers that share the
 // archive. Files is the archive in a folder; one in an object store spools the same way and stores the whole log when
 // it is complete.
 type Archive interface {

@@ -125,7 +125,7 @@ func (s *Server) adopt(ctx context.Context) (bool, error) {
 	err := s.awaitReady(ctx)
 	switch {
 	case err == nil:
-		return true, s.ensureDatabase(ctx)
+		return true, nil
 	case s.main.ended(): // it was shutting down: a new one follows
 		return false, nil
 	}
@@ -157,9 +157,7 @@ func (s *Server) launch(ctx context.Context, binaries Binaries) error {
 		return fmt.Errorf("starting PostgreSQL: %w", err)
 	}
 	s.follow(cmd.Process.Pid, cmd.Wait)
-	if err = s.awaitReady(ctx); err == nil {
-		err = s.ensureDatabase(ctx)
-	}
+	err = s.awaitReady(ctx)
 	switch {
 	case err == nil:
 		return nil
@@ -179,7 +177,8 @@ func portIsFree(port int) bool {
 	return err == nil && listener.Close() == nil
 }
 
-// awaitReady returns when the postmaster.pid of the server's main process has its port and the status ready.
+// awaitReady returns when the postmaster.pid of the server's main process has its port and the status ready, and the
+// server has Flotilla's database.
 func (s *Server) awaitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.cfg.StartTimeout,
 		fmt.Errorf("no connection within %s (see %s)", s.cfg.StartTimeout, s.layout.logPath()))
@@ -190,7 +189,7 @@ func (s *Server) awaitReady(ctx context.Context) error {
 		pid, port, ready := s.layout.postmasterFile()
 		if pid == s.main.pid && ready {
 			s.port = port
-			return nil
+			return s.ensureDatabase(ctx)
 		}
 		select {
 		case <-tick.C:

@@ -71,7 +71,7 @@ type Server struct {
 
 // Start brings up the private server of a data folder and returns when it accepts connections; ctx is for the start
 // only. The first start creates the database, later ones keep its data, and a server left behind by a crash is adopted.
-// Errors for the person at the terminal, each of one line: ErrNoServerBinaries, ErrDataDirInUse, ErrVersionMismatch.
+// Errors for the user at the terminal, each of one line: ErrNoServerBinaries, ErrDataDirInUse, ErrVersionMismatch.
 func Start(ctx context.Context, cfg ServerConfig) (*Server, error) {
 	if cfg.DataDir == "" {
 		return nil, errors.New("a private PostgreSQL server needs a data folder")
@@ -141,7 +141,7 @@ func (s *Server) takeFolders() error {
 		return err
 	}
 	s.locks = append(s.locks, held)
-	// The process id only helps the person whose start is refused; the lock itself does not depend on it.
+	// The process id is for the message of a refused start; the lock does not depend on it.
 	if err := held.Truncate(0); err == nil {
 		_, _ = held.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}

@@ -13,8 +13,7 @@ import (
 )
 
 const (
-	// maxValue bounds one value of a template: its texts in bytes plus its
-	// members, counted as often as they would be printed.
+	// maxValue bounds one value of a template: its texts in bytes plus its members, counted as often as they are printed.
 	maxValue = 256 << 10
 	// maxResult bounds the result of one function before it is called.
 	maxResult = 16 << 20
@@ -24,8 +23,8 @@ const (
 	maxNesting = 100
 )
 
-// limitError is an error of our own checks. It is shown without the place in the template's tree, which is one that the
-// template does not have.
+// limitError is an error of the checks of this package. It is shown without its place in the tree, which is not one in the
+// template.
 type limitError struct{ message string }
 
 func (e limitError) Error() string { return e.message }
@@ -54,7 +53,7 @@ func (b *budget) step() (string, error) {
 	return "", nil
 }
 
-// enter is called where a template begins, leave where it ends.
+// enter is called at the beginning of a template, leave at its end.
 func (b *budget) enter() (string, error) {
 	b.depth++
 	if b.depth > maxTemplateDepth {
@@ -69,7 +68,7 @@ func (b *budget) leave() string {
 }
 
 // show is called with each value before it is printed, and with its expression in the template. Go prints an absent
-// value as <no value>, which no command wants.
+// value as <no value>, which is wrong in a command.
 func (b *budget) show(expression string, value any) (any, error) {
 	if value == nil {
 		return nil, limitError{"it prints {{" + state.Shorten(expression, maxSentence) + "}}, which the payload does not have and the template gives no default for"}
@@ -85,8 +84,8 @@ var arithmetic = []string{
 	"addf", "add1f", "subf", "divf", "mulf", "maxf", "minf", "float64", "floor", "ceil", "round",
 }
 
-// wrap returns fn with its cost checked: before the call by its arguments, after it by its result. Where fn takes a
-// number, the wrapped function also takes a json.Number.
+// wrap returns fn with its cost checked: before the call by its arguments, after it by its result. If fn takes a
+// number, the wrapped function also accepts a json.Number.
 func (b *budget) wrap(name string, fn any) any {
 	inner := reflect.ValueOf(fn)
 	t := inner.Type()
@@ -294,7 +293,7 @@ const (
 	widestStar   = 1_000_000
 )
 
-// formatted returns the largest size of what printf makes: each verb may print any argument again, as wide as it says.
+// formatted returns the largest size of what printf makes: each verb may print any argument again, in its own width.
 func formatted(args []reflect.Value) int {
 	format := args[0].String()
 	largest := widestNumber

@@ -15,7 +15,7 @@ import (
 )
 
 // A template is a program of a client, and Go cannot interrupt one. So every turn of a loop, call of a template and
-// call of a function passes a check of ours, which ends the rendering if it takes too much. No value can be larger than
+// call of a function passes a check of this package, which ends the rendering if it exceeds its budget. No value can be larger than
 // what a command can hold.
 const (
 	// MaxTemplate bounds the text of a template, in bytes.
@@ -90,7 +90,7 @@ func compile(text string, limits *budget) (*template.Template, error) {
 	return compiled, nil
 }
 
-// call returns the action that calls one of our functions with some texts.
+// call returns the action that calls one of the functions above with texts.
 func call(name string, texts ...string) *parse.ActionNode {
 	action := "{{" + name
 	for _, text := range texts {
@@ -99,7 +99,7 @@ func call(name string, texts ...string) *parse.ActionNode {
 	// Parsing only checks that the function exists.
 	trees, err := parse.Parse("check", action+"}}", "", "", map[string]any{name: call})
 	if err != nil {
-		panic("render: " + err.Error()) // the text is made right here: nothing that a user sends gets into it unquoted
+		panic("render: " + err.Error()) // the text above holds nothing of a user unquoted
 	}
 	parsed, _ := trees["check"].Root.Nodes[0].(*parse.ActionNode) // one action is one such node
 	return parsed
@@ -248,7 +248,7 @@ func (n formattedNumber) Format(f fmt.State, verb rune) {
 	_, _ = fmt.Fprintf(f, fmt.FormatString(f, verb), value) // the fmt.State is a buffer
 }
 
-// boundedText takes as much text as a command may have.
+// boundedText is an io.Writer for at most as much text as a command may have.
 type boundedText struct{ strings.Builder }
 
 func (b *boundedText) Write(p []byte) (int, error) {

@@ -99,7 +99,7 @@ func decode(text string, into *map[string]any) error {
 	return decoder.Decode(into)
 }
 
-// A template is a program that a client hands us. Each of these would take the server's memory, its CPU, or its life.
+// A template is a program of a client. Each of these would exhaust the memory or the CPU of the server, or end it.
 func TestHostileTemplatesEnd(t *testing.T) {
 	t.Parallel()
 	double := "{{$s := \"xxxxxxxxxx\"}}{{range until 60}}"
