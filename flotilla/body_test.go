@@ -4,9 +4,12 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/stitchfix/flotilla-os/flotilla"
 )
 
 func TestUnreadableBodiesAreRefusedWithTheReason(t *testing.T) {
@@ -73,7 +76,9 @@ func TestUnreadableBodiesAreRefusedWithTheReason(t *testing.T) {
 
 func TestBodiesOverTenMebibytesAreRefused(t *testing.T) {
 	t.Parallel()
-	a := newAPI(t)
+	a := newAPI(t, func(c *flotilla.RouterConfig) {
+		c.HTTP.ReadTimeout, c.HTTP.WriteTimeout = 4*time.Minute, 5*time.Minute // for a busy machine
+	})
 	a.seed(t)
 	large := `{"image": "` + strings.Repeat("x", 10<<20) + `"}`
 	got := a.call(t, http.MethodPut, "/api/v6/task/def-empty", large)
