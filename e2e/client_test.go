@@ -210,35 +210,6 @@ func (s *server) log(id string) string {
 	return log
 }
 
-// pagedLog returns the log of a run, read page by page as clients do.
-func (s *server) pagedLog(id string) string {
-	s.in.t.Helper()
-	var all, seen string
-	for {
-		var page struct {
-			Log      string `json:"log"`
-			LastSeen string `json:"last_seen"`
-		}
-		s.mustCall(http.MethodGet, "/"+id+"/logs?last_seen="+seen, nil, &page)
-		all += page.Log
-		if page.LastSeen == seen {
-			return all
-		}
-		seen = page.LastSeen
-	}
-}
-
-// linesOf returns how many lines of a log equal wanted. A pod's two streams, one of which traces the commands, reach its
-// log in any order.
-func linesOf(log, wanted string) (n int) {
-	for line := range strings.Lines(log) {
-		if strings.TrimSuffix(line, "\n") == wanted {
-			n++
-		}
-	}
-	return n
-}
-
 // counted returns the sum of a counter over all its labels, read from /metrics.
 func (s *server) counted(m metrics.Metric) float64 {
 	s.in.t.Helper()

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"net/http"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -152,4 +153,33 @@ func TestKubeTeam(t *testing.T) {
 	require.NoError(t, label(strconv.Quote(name)))
 	t.Cleanup(func() { assert.NoError(t, label("null")) })
 	assert.EqualValues(t, 0, k.awaitStopped(id).code())
+}
+
+// pagedLog returns the log of a run, read page by page as clients do.
+func (s *server) pagedLog(id string) string {
+	s.in.t.Helper()
+	var all, seen string
+	for {
+		var page struct {
+			Log      string `json:"log"`
+			LastSeen string `json:"last_seen"`
+		}
+		s.mustCall(http.MethodGet, "/"+id+"/logs?last_seen="+seen, nil, &page)
+		all += page.Log
+		if page.LastSeen == seen {
+			return all
+		}
+		seen = page.LastSeen
+	}
+}
+
+// linesOf returns how many lines of a log equal wanted. A pod's two streams, one of which traces the commands, reach its
+// log in any order.
+func linesOf(log, wanted string) (n int) {
+	for line := range strings.Lines(log) {
+		if strings.TrimSuffix(line, "\n") == wanted {
+			n++
+		}
+	}
+	return n
 }

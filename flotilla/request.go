@@ -308,7 +308,8 @@ var knownFields sync.Map
 
 func jsonFields(t reflect.Type) (fields []jsonField) {
 	if known, ok := knownFields.Load(t); ok {
-		return known.([]jsonField)
+		fields, _ = known.([]jsonField) // nothing else is stored
+		return fields
 	}
 	for _, f := range reflect.VisibleFields(t) {
 		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && !f.Anonymous {

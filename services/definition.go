@@ -126,7 +126,7 @@ func (f *faults) definition(d state.Definition) {
 	f.text("alias", d.Alias, maxName)
 	f.text("group_name", d.GroupName, maxName)
 	f.text("task_type", d.TaskType, maxName)
-	f.optionalText("target_cluster", d.TargetCluster, maxName)
+	f.optionalName("target_cluster", d.TargetCluster)
 	f.sizes(d.Memory, d.CPU, d.GPU, d.EphemeralStorage)
 	f.env(d.Env)
 	f.command(d.Command, d.Env)

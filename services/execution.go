@@ -337,10 +337,10 @@ func (f *faults) request(r state.ExecutionRequestCommon) {
 	if r.NodeLifecycle != nil && !slices.Contains(state.NodeLifecycles, *r.NodeLifecycle) {
 		f.addf("node_lifecycle must be one of %s, not %q", listed(state.NodeLifecycles), *r.NodeLifecycle)
 	}
-	f.optionalText("idempotence_key", r.IdempotenceKey, maxName)
-	f.optionalText("arch", r.Arch, maxName)
-	f.optionalText("service_account", r.ServiceAccount, maxName)
-	f.optionalText("tier", r.Tier, maxName)
+	f.optionalName("idempotence_key", r.IdempotenceKey)
+	f.optionalName("arch", r.Arch)
+	f.optionalName("service_account", r.ServiceAccount)
+	f.optionalName("tier", r.Tier)
 	f.env(r.Env)
 	// Label keys follow the rules of Kubernetes, which would refuse the whole Job for one of them; values are made valid
 	// later.
@@ -488,7 +488,7 @@ func (s *ExecutionService) place(ctx context.Context, run *state.Run, executable
 	var warnings []string
 	if name := req.ClusterName; name != "" {
 		c, known := clusters[name]
-		problem := ""
+		var problem string
 		switch {
 		case !known:
 			problem = fmt.Sprintf("cluster %q is not known", state.Shorten(name, maxSentence))

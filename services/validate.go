@@ -51,9 +51,10 @@ func (f *faults) text(field, value string, max int) {
 	}
 }
 
-func (f *faults) optionalText(field string, value *string, max int) {
+// optionalName checks a text that an index may hold, if it is given.
+func (f *faults) optionalName(field string, value *string) {
 	if value != nil {
-		f.text(field, *value, max)
+		f.text(field, *value, maxName)
 	}
 }
 

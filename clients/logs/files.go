@@ -62,7 +62,7 @@ func ReadFile(path string, offset, limit int64) (Part, error) {
 	if err != nil {
 		return Part{}, fmt.Errorf("logs: %w", err)
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 	info, err := file.Stat()
 	if err != nil {
 		return Part{}, fmt.Errorf("logs: %w", err)
@@ -202,7 +202,7 @@ func DeleteOlder(ctx context.Context, folder string, than time.Time) (deleted in
 	if err != nil {
 		return 0, fmt.Errorf("logs: %w", err)
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	err = fs.WalkDir(root.FS(), ".", func(path string, entry fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
 			return ctx.Err()

@@ -226,7 +226,7 @@ func keyOf(cluster string) state.EngineKey {
 
 // observer returns that of a cluster's container jobs.
 func (w *world) observer(cluster string) *observer {
-	return &observer{w.SupervisorConfig.tools(), w.store, w.clusters, keyOf(cluster)}
+	return &observer{w.tools(), w.store, w.clusters, keyOf(cluster)}
 }
 
 // start runs something until the test ends, and waits for its end.

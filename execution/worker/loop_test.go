@@ -68,7 +68,7 @@ func TestLoopLogsErrorsThatDifferEachTimeLessAndLess(t *testing.T) {
 	t.Parallel()
 	for name, step := range map[string]func() error{
 		"another text": func() error { return fmt.Errorf("no such host at %s", time.Now()) },
-		"a long step":  func() error { time.Sleep(time.Minute); return errors.New("no such host") },
+		"a long step":  func() error { <-time.After(time.Minute); return errors.New("no such host") },
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			logs := &testkit.Log{}
@@ -113,7 +113,7 @@ func TestLoopThatWorkedForLongBeginsWithTheFirstDelayAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := &Loop{What: "w", Logger: slog.New(slog.DiscardHandler), backoff: longestBackoff, Step: func(context.Context) error {
-			time.Sleep(time.Minute)
+			<-time.After(time.Minute)
 			return errors.New("watch closed")
 		}}
 		assert.Equal(t, firstBackoff, l.once(t.Context()))

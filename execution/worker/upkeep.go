@@ -197,7 +197,7 @@ func (u *upkeep) lookForWorkers(ctx context.Context) error {
 			return err
 		}
 		unserved := 0.0
-		if !held && !(kind == state.WorkerSubmit && paused[kind]) {
+		if !held && (kind != state.WorkerSubmit || !paused[kind]) {
 			unserved = 1
 			missing[kind] = fmt.Sprintf("no live server runs %s workers (worker_types, and their count in the table worker)", kind)
 			u.logger.Warn("no live server runs workers of this type", "worker_type", kind)

@@ -282,7 +282,7 @@ func TestOneServerDoesNotLeadTheSameTwiceAtOnce(t *testing.T) {
 	stop := lead(t, locker, "work", leader)
 	receive(t, led, "the lead")
 	lead(t, locker, "work", leader)
-	time.Sleep(1500 * time.Millisecond) // more than one try
+	<-time.After(1500 * time.Millisecond) // more than one try
 	assert.Empty(t, led)
 	stop()
 	receive(t, led, "the lead of the second")
