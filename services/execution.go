@@ -225,13 +225,14 @@ func (s *ExecutionService) create(ctx context.Context, executable runnable, req 
 	if err != nil {
 		return Created{}, err
 	}
+	created := Created{Run: s.decorated(stored), Warnings: warnings, New: isNew}
 	if isNew {
 		fault.Point(fault.InsertCommitted)
 		s.c.Waker.Wake()
 		audit(ctx, s.log, eventRunCreated, stored.User, "run_id", stored.RunID, "definition_id", stored.DefinitionID,
 			"alias", stored.Alias, "cluster", stored.ClusterName, "engine", stored.Engine, "tier", stored.Tier)
 	}
-	return Created{Run: s.decorated(stored), Warnings: warnings, New: isNew}, nil
+	return created, nil
 }
 
 // constructBaseRunFromExecutable builds the run of a request, except for its cluster. It is the one place that computes a
