@@ -1,5 +1,5 @@
-// Package services implements what the product does: it checks requests, decides what a run is made of (command, identity,
-// place, lifecycle), and reads runs, logs, definitions, templates, clusters and workers.
+// Package services implements what the product does: it checks requests, decides what a run is made of (command,
+// identity, place, lifecycle), and reads runs, logs, definitions, templates, clusters and workers.
 //
 // It contains no HTTP (package flotilla) and no SQL (package state), and executes nothing (package execution): the submit
 // worker picks up a stored run.
@@ -61,8 +61,8 @@ type ExecutionStore interface {
 	// EstimateRuntime returns the P95 runtime of a command in the last 7 days, in minutes; state.MissingResource if it
 	// never ran.
 	EstimateRuntime(ctx context.Context, executableID, commandHash string) (float64, error)
-	// ReattemptRate returns the share (0 to 1) of multi-attempt spot runs of the last 18 minutes; state.MissingResource if
-	// there were none.
+	// ReattemptRate returns the share (0 to 1) of multi-attempt spot runs of the last 18 minutes; state.MissingResource
+	// if there were none.
 	ReattemptRate(ctx context.Context) (float64, error)
 }
 
@@ -264,7 +264,7 @@ func (s *ExecutionService) constructBaseRunFromExecutable(ctx context.Context, e
 		IdempotenceKey: fields.IdempotenceKey, Arch: fields.Arch, Labels: fields.Labels,
 		ServiceAccount: fields.ServiceAccount, Tier: *fields.Tier, RequestCustom: req.GetExecutionRequestCustom(),
 	}
-	if d, ok := executable.(state.Definition); ok {
+	if d, ok := definitionOf(executable); ok {
 		run.Alias, run.GroupName = d.Alias, d.GroupName
 	}
 	run.Description = run.Alias
@@ -405,6 +405,17 @@ func withoutReserved(env state.EnvList, ownerVar string) state.EnvList {
 	return slices.DeleteFunc(slices.Clone(env), func(v state.EnvVar) bool { return slices.Contains(reserved, v.Name) })
 }
 
+// definitionOf returns the definition that an executable is, if it is one. A pointer to one is an executable too.
+func definitionOf(executable state.Executable) (state.Definition, bool) {
+	switch d := executable.(type) {
+	case state.Definition:
+		return d, true
+	case *state.Definition:
+		return *d, true
+	}
+	return state.Definition{}, false
+}
+
 // CommandHash returns the identity of a command: the lower-case hex MD5 of its bytes.
 func CommandHash(command string) string {
 	sum := md5.Sum([]byte(command)) //nolint:gosec // See the import.
@@ -470,7 +481,7 @@ func (s *ExecutionService) history(ctx context.Context, from *cache[float64], ke
 // are about a cluster of the request that was ignored.
 func (s *ExecutionService) place(ctx context.Context, run *state.Run, executable state.Executable, req *state.ExecutionRequestCommon) ([]string, error) {
 	target := ""
-	if d, ok := executable.(state.Definition); ok && d.TargetCluster != nil {
+	if d, ok := definitionOf(executable); ok && d.TargetCluster != nil {
 		target = *d.TargetCluster
 	}
 	known, err := s.c.Clusters.Known(ctx, req.ClusterName, target)

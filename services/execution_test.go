@@ -205,3 +205,12 @@ func TestCreateOfMissingExecutables(t *testing.T) {
 	require.ErrorAs(t, err, &missing)
 	require.ErrorAs(t, b.executions.Report(t.Context(), "none", state.SelfReport{Status: state.StatusRunning}), &missing)
 }
+
+func TestAPointerToADefinitionIsADefinition(t *testing.T) {
+	t.Parallel()
+	definition := &state.Definition{DefinitionID: "d", Alias: "a", GroupName: "g"}
+	run, err := newBench(t).executions.constructBaseRunFromExecutable(t.Context(), definition, request(state.ExecutionRequestCommon{}))
+	require.NoError(t, err)
+	assert.Equal(t, "a", run.Alias)
+	assert.Equal(t, "g", run.GroupName)
+}
