@@ -131,7 +131,7 @@ func (f *faults) definition(d state.Definition) {
 	f.env(d.Env)
 	f.command(d.Command, d.Env)
 	f.ports(d.Ports)
-	f.tags(d.Tags)
+	f.words("tags", d.Tags)
 }
 
 // named is a required field of a request.

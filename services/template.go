@@ -206,7 +206,7 @@ func checkNewTemplate(t state.Template) error {
 	f.env(t.Env)
 	f.command(nil, t.Env)
 	f.ports(t.Ports)
-	f.tags(t.Tags)
+	f.words("tags", t.Tags)
 	f.object("schema", t.Schema)
 	f.object("defaults", t.Defaults)
 	if err := f.err(); err != nil {

@@ -117,12 +117,6 @@ func (f *faults) ports(ports []int64) {
 	}
 }
 
-func (f *faults) tags(tags []string) {
-	for i, tag := range tags {
-		f.needText(fmt.Sprintf("tags[%d]", i), tag, maxName)
-	}
-}
-
 // object checks the numbers of a value that is stored as JSON.
 func (f *faults) object(field string, value state.Object) {
 	if err := render.CheckNumbers(value); err != nil {

@@ -140,13 +140,12 @@ func askOf(executable state.Executable, run state.Run) ara.Ask {
 	return ask
 }
 
-// AskedSize returns the size that was asked for, in MB and millicores: before history or an earlier attempt changed it.
-func AskedSize(executable state.Executable, run state.Run) (memory, cpu int64) {
+// AskedSize returns the size that was asked for, before history or an earlier attempt changed it.
+func AskedSize(executable state.Executable, run state.Run) state.Size {
 	if _, ok := givenBefore(executable, run); ok {
 		run.Memory, run.CPU = nil, nil
 	}
-	asked := askOf(executable, run).Default()
-	return asked.Memory, asked.CPU
+	return askOf(executable, run).Default()
 }
 
 // firstPositive returns the first value above 0, or 0 if there is none.

@@ -113,13 +113,13 @@ var sharedPools = map[string]string{"s": "standard", "m": "standard", "l": "larg
 // classOf returns the size class by which nodes are chosen. It depends on what was asked for, not on what memory kills
 // taught: a run keeps its nodes when it grows, and every attempt goes to the same ones.
 func classOf(in Input) string {
-	memory, cpu := adapter.AskedSize(executableOf(in), in.Run)
+	asked := adapter.AskedSize(executableOf(in), in.Run)
 	switch {
-	case cpu >= 30_000 || memory >= 234_000:
+	case asked.CPU >= 30_000 || asked.Memory >= 234_000:
 		return "xl"
-	case cpu >= 14_000 || memory >= 100_000:
+	case asked.CPU >= 14_000 || asked.Memory >= 100_000:
 		return "l"
-	case cpu >= 3_000 || memory >= 24_000:
+	case asked.CPU >= 3_000 || asked.Memory >= 24_000:
 		return "m"
 	}
 	return "s"
