@@ -25,8 +25,8 @@ type Config struct {
 	DatabaseURL string `key:"database_url" mask:"url"`
 	// ReadonlyDatabaseURL serves the history lookups of ARA and of the choice of a lifecycle; empty means DatabaseURL.
 	ReadonlyDatabaseURL string `key:"readonly_database_url" mask:"url"`
-	// DatabaseMaxIdleConnections stay open between requests, for 5 minutes. The default is the most that may be open: with
-	// fewer, about every request of a burst would open a connection, which takes longer than the request.
+	// DatabaseMaxIdleConnections stay open between requests, for 5 minutes. The default is the most that may be open:
+	// with fewer, about every request of a burst would open a connection, which takes longer than the request.
 	DatabaseMaxIdleConnections int `key:"database_max_idle_connections" default:"30" min:"0" max:"10000"`
 	// DatabaseMaxOpenConnections bounds the pool of one server; it holds a few more sessions for locks and LISTEN.
 	DatabaseMaxOpenConnections int `key:"database_max_open_connections" default:"30" min:"2" max:"10000"`

@@ -67,7 +67,8 @@ func MaskDatabaseURL(address string) string {
 	if err != nil || u.Opaque != "" || u.Fragment != "" || u.Scheme == "" || (u.Host == "" && !isPostgres(u)) {
 		return ""
 	}
-	// A password with an unescaped / or ? is parsed into the path or query, together with the @ that should have ended it.
+	// A password with an unescaped / or ? is parsed into the path or query, together with the @ that should have ended
+	// it.
 	if strings.Contains(u.Path+u.RawQuery, "@") {
 		return ""
 	}

@@ -120,7 +120,8 @@ func readFile(dir string) (*viper.Viper, error) {
 	return nil, fmt.Errorf("configuration: cannot read %s: %w", file, err)
 }
 
-// source holds the values of the file and the environment. Variables of the environment that are set to nothing are left out.
+// source holds the values of the file and the environment. Variables of the environment that are set to nothing are
+// left out.
 type source struct {
 	file *viper.Viper
 	env  map[string]string

@@ -26,8 +26,8 @@ type kills struct {
 	n           int
 }
 
-// araCase holds fields of a definition of "true" with 1000 millicores and 600 MB, the history of its runs, and a request to
-// run it.
+// araCase holds fields of a definition of "true" with 1000 millicores and 600 MB, the history of its runs, and a
+// request to run it.
 type araCase struct {
 	definition, request object
 	history             []kills

@@ -19,8 +19,8 @@ import (
 	"github.com/stitchfix/flotilla-os/state/statetest"
 )
 
-// newBenchInstallation returns an installation of the program without fault points, on a database as durable as users', with
-// n runs of history.
+// newBenchInstallation returns an installation of the program without fault points, on a database as durable as users',
+// with n runs of history.
 func newBenchInstallation(b *testing.B, n int, env ...string) (*installation, *pgtest.Server) {
 	b.Helper()
 	program, err := plainProgram()

@@ -22,8 +22,8 @@ import (
 // object is a JSON object.
 type object = map[string]any
 
-// call sends a request and decodes the body of a 200 into out, which may be a *string for text. err reports that there was
-// no answer or that it could not be decoded.
+// call sends a request and decodes the body of a 200 into out, which may be a *string for text. err reports that there
+// was no answer or that it could not be decoded.
 func call(ctx context.Context, method, url string, body, out any) (status int, err error) {
 	raw, err := json.Marshal(body)
 	if err != nil {

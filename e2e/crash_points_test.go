@@ -155,8 +155,8 @@ func crashWhileStopping(s *stage) {
 	server.awaitFault()
 }
 
-// crashAtDeadline moves the start of a run into the past, so that the server's sweep ends the run. The shim, which enforces
-// the deadline by its own clock, does not.
+// crashAtDeadline moves the start of a run into the past, so that the server's sweep ends the run. The shim, which
+// enforces the deadline by its own clock, does not.
 func crashAtDeadline(s *stage) {
 	server, _ := launchEndless(s)
 	s.exec(`UPDATE task SET started_at = now() - interval '1 hour', active_deadline_seconds = 10`)

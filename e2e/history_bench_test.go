@@ -113,8 +113,8 @@ const (
 )
 
 // benchSubmit compares the rate at which clients submit runs over HTTP with the rate at which as many clients of pgbench
-// insert the same row into the same table. Nothing is executed meanwhile. The rate while the runs are executed on the same
-// machine is reported too.
+// insert the same row into the same table. Nothing is executed meanwhile. The rate while the runs are executed on the
+// same machine is reported too.
 func benchSubmit(b *testing.B, in *installation) {
 	reference := newPgbench(b, in)
 	var theirs, ours, busy []float64

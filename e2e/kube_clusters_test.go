@@ -17,8 +17,8 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// TestKubeTwoServers kills the server that follows the cluster, twice. The server that is left records what happens in the
-// cluster. The log of the test shows how soon; the goal is 10 s (kubernetes.md, Following).
+// TestKubeTwoServers kills the server that follows the cluster, twice. The server that is left records what happens in
+// the cluster. The log of the test shows how soon; the goal is 10 s (kubernetes.md, Following).
 func TestKubeTwoServers(t *testing.T) {
 	t.Parallel()
 	s := newKubeSite(t)
@@ -69,8 +69,8 @@ func TestKubeServersSubmitTogether(t *testing.T) {
 	s.seen.onceEach(t, ids...)
 }
 
-// TestKubeClusters runs two clusters, one of which is added while the server runs, beside one that is unreachable from the
-// start. The three are the same API server and namespace under three addresses, which the server cannot know.
+// TestKubeClusters runs two clusters, one of which is added while the server runs, beside one that is unreachable from
+// the start. The three are the same API server and namespace under three addresses, which the server cannot know.
 func TestKubeClusters(t *testing.T) {
 	t.Parallel()
 	const forDead = 40 // more than a worker hands over at a time

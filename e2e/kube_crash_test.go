@@ -29,8 +29,8 @@ type kubeCrash struct {
 
 const hello = "echo hello from the run"
 
-// TestKubeServerKilled kills a server at every point of a run's way through a cluster and lets another one take the run to
-// its end. There is always one Job with one pod.
+// TestKubeServerKilled kills a server at every point of a run's way through a cluster and lets another one take the run
+// to its end. There is always one Job with one pod.
 func TestKubeServerKilled(t *testing.T) {
 	t.Parallel()
 	for point, c := range kubeCrashes() {
@@ -150,8 +150,8 @@ func TestKubeServerKilledWhileAHundredJobsRun(t *testing.T) {
 // lostSoon makes servers take a run as lost 20 s after its Job was last seen.
 const lostSoon = "LOST_AFTER=20s"
 
-// secondAttempt is a command that ends at the second attempt only. The name of a pod is that of its Job, a hyphen and five
-// characters.
+// secondAttempt is a command that ends at the second attempt only. The name of a pod is that of its Job, a hyphen and
+// five characters.
 const secondAttempt = `case $HOSTNAME in *-2-?????) echo again;; *) sleep 1000;; esac`
 
 // TestKubeJobsDeletedByHand deletes Jobs before, during and after their runs, and while no server runs.

@@ -17,7 +17,8 @@ import (
 	"github.com/stitchfix/flotilla-os/state/statetest"
 )
 
-// SIGTERM arrives while one run runs, another waits for its claim and a client follows a log (architecture.md, Production).
+// SIGTERM arrives while one run runs, another waits for its claim and a client follows a log (architecture.md,
+// Production).
 func TestSIGTERMStopsTheServerButNotItsRuns(t *testing.T) {
 	t.Parallel()
 	in := newInstallation(t, statetest.NewURL(t))
@@ -84,8 +85,8 @@ func (in *installation) kubeconfig(cluster, address string) string {
 	return "EKS_KUBECONFIG_BASEPATH=" + folder
 }
 
-// A restart without a cluster that was configured leaves its runs waiting with a reason, does not look for the cluster for
-// ever, and delays no other run.
+// A restart without a cluster that was configured leaves its runs waiting with a reason, does not look for the cluster
+// for ever, and delays no other run.
 func TestAConfiguredClusterIsRemovedWithARestart(t *testing.T) {
 	t.Parallel()
 	in := newInstallation(t, statetest.NewURL(t))

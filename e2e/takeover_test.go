@@ -61,8 +61,8 @@ func TestServeTheDatabaseOfTheOldProgram(t *testing.T) {
 	assert.Equal(t, state.StatusStopped, in.serve("two").get("eks-back").Status, "the program works on the database again")
 }
 
-// oldProgramGoesOn executes a run with statements of the old program's shape: whole rows, without the columns that it does
-// not know.
+// oldProgramGoesOn executes a run with statements of the old program's shape: whole rows, without the columns that it
+// does not know.
 func (in *installation) oldProgramGoesOn(definition string) {
 	in.t.Helper()
 	in.exec(`INSERT INTO task (run_id, definition_id, alias, image, cluster_name, exit_code, exit_reason, status, queued_at, started_at,

@@ -15,8 +15,8 @@ import (
 
 const executeEmpty = "/api/v6/task/def-empty/execute"
 
-// launched runs a definition and returns the command hash of the run, or "" if it has none. It checks the hash against the
-// one that Postgres computes.
+// launched runs a definition and returns the command hash of the run, or "" if it has none. It checks the hash against
+// the one that Postgres computes.
 func (a *testAPI) launched(t testing.TB, path string, body map[string]any) string {
 	t.Helper()
 	if body["run_tags"] == nil && body["owner_id"] == nil {

@@ -73,8 +73,9 @@ func (e *endpoints) streamLog(w http.ResponseWriter, r *http.Request, request se
 // stalledAfter is how long a reader of a stream may take nothing.
 const stalledAfter = 30 * time.Second
 
-// stream is an answer of any length. It ends if its reader takes nothing for stalledAfter; the server's write timeout does
-// not apply. Its header is written with its first byte, so that an error before it can still change the status code.
+// stream is an answer of any length. It ends if its reader takes nothing for stalledAfter; the server's write timeout
+// does not apply. Its header is written with its first byte, so that an error before it can still change the status
+// code.
 type stream struct {
 	w           http.ResponseWriter
 	control     *http.ResponseController

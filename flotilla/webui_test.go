@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestTheOldWebUI makes the calls of the old web UI, in the order of a user that creates a task, runs it, watches it, runs
-// it again and stops it.
+// TestTheOldWebUI makes the calls of the old web UI, in the order of a user that creates a task, runs it, watches it,
+// runs it again and stops it.
 func TestTheOldWebUI(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t)

@@ -152,8 +152,9 @@ func (s *ClusterService) Delete(ctx context.Context, id string) error {
 // missAge is the maximum age of the cached list if it lacks a name.
 const missAge = time.Second
 
-// Known returns the clusters by name, at most 10 s old. Of rows with one name, it returns the one with the lowest id. If the list lacks
-// one of the names, which another server may just have stored, it is read again, once a second at most.
+// Known returns the clusters by name, at most 10 s old. Of rows with one name, it returns the one with the lowest id.
+// If the list lacks one of the names, which another server may just have stored, it is read again, once a second at
+// most.
 func (s *ClusterService) Known(ctx context.Context, names ...string) (known []state.Cluster, err error) {
 	for _, age := range []time.Duration{cacheAge, missAge} {
 		all, err := s.known.get(ctx, "", age, s.List)

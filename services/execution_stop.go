@@ -18,8 +18,8 @@ import (
 )
 
 // Stop ends a run and the runs that it spawned, however deep. Each is STOPPED when Stop returns; their containers may go
-// on for their grace period. by is the email of the caller, empty if unknown. Stopping a run that has stopped is no error;
-// state.MissingResource if there is no such run.
+// on for their grace period. by is the email of the caller, empty if unknown. Stopping a run that has stopped is no
+// error; state.MissingResource if there is no such run.
 func (s *ExecutionService) Stop(ctx context.Context, runID, by string) error {
 	reason := state.ReasonTerminated
 	if by != "" {
@@ -85,8 +85,9 @@ func (s *ExecutionService) auditStatus(ctx context.Context, run state.Run) {
 		state.RunUpdate{ExitCode: run.ExitCode, ExitReason: run.ExitReason})...)
 }
 
-// Report applies a status that a run reports of itself (rest-api.md, "Self-reported status"). Errors: state.MalformedInput for an
-// unknown status, state.MissingResource. A move that the life of a run does not allow changes nothing and is no error.
+// Report applies a status that a run reports of itself (rest-api.md, "Self-reported status"). Errors:
+// state.MalformedInput for an unknown status, state.MissingResource. A move that the life of a run does not allow
+// changes nothing and is no error.
 func (s *ExecutionService) Report(ctx context.Context, runID string, r state.SelfReport) error {
 	var f faults
 	if !r.Status.Valid() {

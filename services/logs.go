@@ -207,8 +207,8 @@ type openLog struct {
 	withinLine bool
 }
 
-// position returns the position behind what was given out. It is opaque to clients, and bound to the log by a checksum, so that a
-// value that was not made for this log is recognised.
+// position returns the position behind what was given out. It is opaque to clients, and bound to the log by a checksum,
+// so that a value that was not made for this log is recognised.
 func (l *openLog) position() string {
 	if l.offset == 0 {
 		return LogStart

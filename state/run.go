@@ -161,7 +161,8 @@ type Run struct {
 	// DefinitionVersion is the version of the definition that a new run was made from; empty allows any (see
 	// CreateRun). It is not stored.
 	DefinitionVersion string `db:"definition_version"`
-	// RequestedMemory and RequestedCPU are what the client asked for. Memory and CPU are overwritten by what the run gets.
+	// RequestedMemory and RequestedCPU are what the client asked for. Memory and CPU are overwritten by what the run
+	// gets.
 	RequestedMemory *int64 `db:"requested_memory"`
 	RequestedCPU    *int64 `db:"requested_cpu"`
 	// ClaimedBy is the worker that holds the lease on a QUEUED run, and from PENDING on the node that owns a run of a

@@ -53,7 +53,8 @@ func (e BadConfiguration) Unwrap() error { return e.Err }
 type found struct {
 	source string
 	rest   *rest.Config
-	// digest changes with anything in the configuration, except tokens in files, which the client reads again when they change.
+	// digest changes with anything in the configuration, except tokens in files, which the client reads again when they
+	// change.
 	digest string
 }
 

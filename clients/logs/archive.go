@@ -1,5 +1,6 @@
-// Package logs archives the logs of runs, and copies the logs of pods into the archive. Kubernetes serves a log without positions,
-// and only while the pod exists, so every position in a log that Flotilla hands out is one of bytes in an Archive.
+// Package logs archives the logs of runs, and copies the logs of pods into the archive. Kubernetes serves a log without
+// positions, and only while the pod exists, so every position in a log that Flotilla hands out is one of bytes in an
+// Archive.
 package logs
 
 import (

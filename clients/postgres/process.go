@@ -238,8 +238,8 @@ func (l layout) runs(pid int) bool {
 // disown replaces the process id in the postmaster.pid of a dead server, because another process may have it by now:
 // PostgreSQL would take that process for a server and refuse to start, and awaitReady would take the file for that of a
 // new server with the same id. The file is not removed, because it also lets PostgreSQL see whether sessions of the dead
-// server still use the cluster's shared memory. The new id is ours, which PostgreSQL does not take for a server because it
-// is that of its parent.
+// server still use the cluster's shared memory. The new id is ours, which PostgreSQL does not take for a server because
+// it is that of its parent.
 func (l layout) disown() error {
 	cluster, err := os.OpenRoot(l.cluster()) // OpenRoot follows no link out of a folder that may be another user's
 	if err != nil {

@@ -226,7 +226,8 @@ func (s *Server) Adopted() bool { return s.adopted }
 // Done returns a channel that is closed when the server has ended, by Stop or otherwise.
 func (s *Server) Done() <-chan struct{} { return s.main.done }
 
-// Err returns nil while the server runs and after Stop, and an error that wraps ErrServerDied if the server ended otherwise.
+// Err returns nil while the server runs and after Stop, and an error that wraps ErrServerDied if the server ended
+// otherwise.
 func (s *Server) Err() error {
 	if !s.main.ended() {
 		return nil

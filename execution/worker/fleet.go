@@ -12,7 +12,8 @@ import (
 const (
 	// lookForClusters is how often a fleet looks for clusters that came or went.
 	lookForClusters = time.Second
-	// goneGrace is how long a cluster that is gone is kept at least, and how often fleet.idle is then called. It is longer than what is under way at a submit worker may take (finishGrace).
+	// goneGrace is how long a cluster that is gone is kept at least, and how often fleet.idle is then called. It is
+	// longer than what is under way at a submit worker may take (finishGrace).
 	goneGrace = 30 * time.Second
 )
 

@@ -14,9 +14,9 @@ import (
 	"github.com/stitchfix/flotilla-os/state"
 )
 
-// followLock returns the name of the lock under which an engine is followed. For
-// container jobs it is the name from when there was one engine per cluster: during a rolling update servers of both versions share it, and no
-// cluster is followed, and no log archived, twice.
+// followLock returns the name of the lock under which an engine is followed. For container jobs it is the name from when
+// there was one engine per cluster: during a rolling update servers of both versions share it, and no cluster is
+// followed, and no log archived, twice.
 func followLock(key state.EngineKey) string {
 	if key.Engine == state.EKSEngine {
 		return leadFollow + key.Cluster

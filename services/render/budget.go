@@ -23,8 +23,8 @@ const (
 	maxNesting = 100
 )
 
-// limitError is an error of the checks of this package. It is shown without its place in the tree, which is not one in the
-// template.
+// limitError is an error of the checks of this package. It is shown without its place in the tree, which is not one in
+// the template.
 type limitError struct{ message string }
 
 func (e limitError) Error() string { return e.message }

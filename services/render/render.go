@@ -15,8 +15,8 @@ import (
 )
 
 // A template is a program of a client, and Go cannot interrupt one. So every turn of a loop, call of a template and
-// call of a function passes a check of this package, which ends the rendering if it exceeds its budget. No value can be larger than
-// what a command can hold.
+// call of a function passes a check of this package, which ends the rendering if it exceeds its budget. No value can be
+// larger than what a command can hold.
 const (
 	// MaxTemplate bounds the text of a template, in bytes.
 	MaxTemplate = 256 << 10

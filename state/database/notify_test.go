@@ -33,7 +33,8 @@ func runNotifier(t *testing.T, url string) *database.Notifier {
 	return n
 }
 
-// wakesOther wakes from one server until the other's subscriber receives it. Wakes sent before the other listens are lost.
+// wakesOther wakes from one server until the other's subscriber receives it. Wakes sent before the other listens are
+// lost.
 func wakesOther(t *testing.T, from *database.Notifier, heard <-chan struct{}) {
 	t.Helper()
 	ticker := time.NewTicker(50 * time.Millisecond)

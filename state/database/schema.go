@@ -16,7 +16,8 @@ type migration struct {
 
 // migrations are applied in order, each in a transaction of its own; the version of each is its place in the list, from
 // 1. Append only. The tables and columns are those of existing Flotilla databases by name and type (data-model.md,
-// Tables today), apart from the columns marked as ours. Indexes other than keys are built beside the running program, see indexes.go.
+// Tables today), apart from the columns marked as ours. Indexes other than keys are built beside the running program,
+// see indexes.go.
 var migrations = []migration{
 	{
 		table: "task_def",

@@ -52,7 +52,8 @@ type Sizer interface {
 
 // Store is what the engine needs of the runs' rows.
 type Store interface {
-	// CommitStart records the intent to start a PENDING run of this node. It returns false if the run is not ours to start.
+	// CommitStart records the intent to start a PENDING run of this node. It returns false if the run is not ours to
+	// start.
 	CommitStart(ctx context.Context, runID, node string) (bool, error)
 	// ReturnRun puts a run that was never started back in the queue.
 	ReturnRun(ctx context.Context, runID, node string) (bool, error)
@@ -72,8 +73,8 @@ type Config struct {
 	// MemoryMB and CPUMillicores are what runs may request together; 0 means 80 % of the machine.
 	MemoryMB, CPUMillicores int64
 	LimitMode               limits.Mode
-	// ContainerRuntime is "docker" or "podman", by name or path, to execute runs in their images. Empty or "none" executes
-	// them on the machine itself.
+	// ContainerRuntime is "docker" or "podman", by name or path, to execute runs in their images. Empty or "none"
+	// executes them on the machine itself.
 	ContainerRuntime string
 	// TerminateGrace lies between SIGTERM and SIGKILL.
 	TerminateGrace time.Duration
@@ -97,8 +98,8 @@ type Engine struct {
 	limits    limits.Limits
 	admission *admission
 	launcher  shim.Launcher
-	// driving reports that this process holds the folder's lock and follows. Other processes leave what they accept in the
-	// incoming folder.
+	// driving reports that this process holds the folder's lock and follows. Other processes leave what they accept in
+	// the incoming folder.
 	driving atomic.Bool
 	wake    chan struct{}
 	// starts are runs whose start was committed by Execute. The follower takes them from here.

@@ -59,8 +59,8 @@ func TestEveryTeamIsAccepted(t *testing.T) {
 	}
 }
 
-// TestInvalidRunsAreInvalidToTheAPIServer checks that the API server finds what Build leaves to it: with 422 and a message
-// that names the fault.
+// TestInvalidRunsAreInvalidToTheAPIServer checks that the API server finds what Build leaves to it: with 422 and a
+// message that names the fault.
 func TestInvalidRunsAreInvalidToTheAPIServer(t *testing.T) {
 	t.Parallel()
 	cluster := kubetest.Open(t)

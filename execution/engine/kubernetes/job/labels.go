@@ -58,8 +58,8 @@ func jobLabels(run state.Run, mode string) map[string]string {
 	return labels
 }
 
-// reservedLabel reports whether a run's own label of that key is ignored. Flotilla's win over it, and the API server would
-// refuse the Job for those of the Job controller.
+// reservedLabel reports whether a run's own label of that key is ignored. Flotilla's win over it, and the API server
+// would refuse the Job for those of the Job controller.
 func reservedLabel(key string) bool {
 	switch key {
 	case LabelRunID, labelRunMode, labelClusterName, "job-name", "controller-uid":

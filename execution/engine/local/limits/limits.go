@@ -29,8 +29,8 @@ const (
 	ModeAuto Mode = "auto"
 	// ModeCgroup2 uses memory.max and cpu.max of a cgroup v2. The kernel kills the whole run at once.
 	ModeCgroup2 Mode = "cgroup2"
-	// ModeCgroup1 uses the memory and, if mounted, the cpu controller of cgroup v1. The kernel kills one process only; the
-	// shim kills the rest.
+	// ModeCgroup1 uses the memory and, if mounted, the cpu controller of cgroup v1. The kernel kills one process only;
+	// the shim kills the rest.
 	ModeCgroup1 Mode = "cgroup1"
 	// ModeWatchdog sums the memory of the process tree at each measurement. CPU is measured, not limited.
 	ModeWatchdog Mode = "watchdog"

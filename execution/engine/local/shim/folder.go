@@ -58,7 +58,8 @@ func (s Spec) Name() string { return fmt.Sprintf("%s-%d", s.RunID, s.Attempt) }
 type Started struct {
 	// PID is the shim's, which leads the session that the command runs in.
 	PID int `json:"pid"`
-	// StartTicks is the shim's start time in clock ticks since boot. It tells a process from a later one with the same PID.
+	// StartTicks is the shim's start time in clock ticks since boot. It tells a process from a later one with the same
+	// PID.
 	StartTicks int64     `json:"start_ticks"`
 	BootID     string    `json:"boot_id"`
 	StartedAt  time.Time `json:"started_at"`
